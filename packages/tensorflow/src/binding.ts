@@ -1,0 +1,75 @@
+/** The native addon's surface, as far as we call it ourselves. tfjs kernels call the same object. */
+
+/** TensorFlow's numeric dtype codes (`TF_DataType`) that appear here. */
+export const DataType = {
+  float32: 1,
+  int32: 3,
+  uint8: 4,
+  string: 7,
+  int64: 9,
+  bool: 10,
+  bfloat16: 14,
+  resource: 20,
+} as const;
+
+export interface OpAttr {
+  name: string;
+  type: number;
+  value: unknown;
+}
+
+/** A tensor as the addon reports it: a handle id, a static shape, a `TF_DataType`. */
+export interface TensorMeta {
+  id: number;
+  shape: number[];
+  dtype: number;
+}
+
+export type AnyTypedArray = Float32Array | Int32Array | Uint8Array | Uint16Array | BigInt64Array;
+
+/** What upstream's addon exports. */
+export interface NativeBinding {
+  createTensor(shape: number[], dtype: number, values: AnyTypedArray | Uint8Array[]): number;
+  deleteTensor(id: number): void;
+  tensorDataSync(id: number): AnyTypedArray;
+  executeOp(op: string, attrs: OpAttr[], inputIds: number[], numOutputs: number): TensorMeta[];
+  isUsingGpuDevice(): boolean;
+  getNumOfTensors(): number;
+  readonly TF_Version: string;
+  readonly TF_ATTR_STRING: number;
+  readonly TF_ATTR_INT: number;
+  readonly TF_ATTR_FLOAT: number;
+  readonly TF_ATTR_BOOL: number;
+  readonly TF_ATTR_TYPE: number;
+  readonly TF_ATTR_SHAPE: number;
+}
+
+/** One finished graph operation. A shape is null when TensorFlow cannot infer its rank. */
+export interface GraphNode {
+  op: number;
+  outputs: { dtype: number; shape: number[] | null }[];
+}
+
+/** What native/anneal_extension.cc adds; absent from the stock addon. */
+export interface GraphBinding {
+  createTensorCopy(shape: number[], dtype: number, values: AnyTypedArray): number;
+  graphNew(): number;
+  graphDelete(graph: number): void;
+  graphPlaceholder(graph: number, dtype: number, shape: number[] | null): GraphNode;
+  graphConst(graph: number, shape: number[], dtype: number, values: AnyTypedArray): GraphNode;
+  graphOp(graph: number, op: string, attrs: OpAttr[], inputs: Int32Array, controlOps: Int32Array): GraphNode;
+  graphFunction(
+    graph: number,
+    name: string,
+    ops: Int32Array,
+    inputs: Int32Array,
+    outputs: Int32Array,
+    xla: boolean,
+  ): void;
+  removeFunction(name: string): void;
+}
+
+/** True when the addon was built with our extension, so functions can be compiled. */
+export function hasGraphs(binding: NativeBinding): binding is NativeBinding & GraphBinding {
+  return 'graphFunction' in binding;
+}

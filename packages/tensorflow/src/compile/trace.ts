@@ -1,0 +1,193 @@
+/**
+ * Records what a tensor function does as a TensorFlow graph, without computing anything: tfjs kernels and gradients run
+ * as usual, but their ops become graph nodes, and shapes come from TensorFlow's own inference.
+ */
+import { type OpSink, tensorIds, withSink, wrapTensor } from '../backend.ts';
+import {
+  type AnyTypedArray,
+  DataType,
+  type GraphBinding,
+  type GraphNode,
+  type NativeBinding,
+  type OpAttr,
+  type TensorMeta,
+} from '../binding.ts';
+import type { Tensor } from '../tf.ts';
+
+export type MatmulPrecision = 'fp32' | 'bf16';
+
+/** A node of the trace; `inputs` are refs of other nodes' outputs. */
+export interface TraceNode {
+  kind: 'input' | 'const' | 'op';
+  op: string;
+  inputs: Ref[];
+  outputs: { dtype: number; shape: number[] }[];
+  /** Node indices that must run before this one, for ops with side effects. */
+  control: number[];
+}
+
+/** Names one output of one node: `node * 256 + output`. */
+export type Ref = number;
+export const refOf = (node: number, output: number): Ref => node * 256 + output;
+export const nodeOf = (ref: Ref): number => Math.floor(ref / 256);
+export const outputOf = (ref: Ref): number => ref % 256;
+
+// Traced tensors carry negative ids: the device's are never negative, and tfjs frees only those >= 0. -1 means "on the host".
+const idOf = (ref: Ref): number => -(ref + 2);
+const refOfId = (id: number): Ref => -id - 2;
+
+/** Ops whose first argument is a list: the attribute that counts it. */
+const LIST_INPUT: Record<string, string> = {
+  ConcatV2: 'N',
+  Pack: 'N',
+  AddN: 'N',
+  Einsum: 'N',
+  IdentityN: 'T',
+};
+const MATMULS = new Set(['MatMul', 'BatchMatMul', 'BatchMatMulV2', 'Einsum']);
+
+export class Trace implements OpSink {
+  readonly graph: number;
+  readonly nodes: TraceNode[] = [];
+  readonly #binding: NativeBinding & GraphBinding;
+  readonly #matmulPrecision: MatmulPrecision;
+  readonly #bf16 = new Map<Ref, Ref>();
+  #lastStateful: number | undefined;
+
+  constructor(binding: NativeBinding & GraphBinding, matmulPrecision: MatmulPrecision) {
+    this.#binding = binding;
+    this.#matmulPrecision = matmulPrecision;
+    this.graph = binding.graphNew();
+  }
+
+  /** Frees the graph; functions made from it live on. */
+  dispose(): void {
+    this.#binding.graphDelete(this.graph);
+  }
+
+  run<T>(body: () => T): T {
+    return withSink(this, body);
+  }
+
+  /** Adds a function input shaped like a device tensor; returns the tensor to trace with. */
+  input(shape: number[], dtype: number): Tensor {
+    const known = dtype === DataType.resource ? null : shape;
+    const node = this.#push(
+      'input',
+      'Placeholder',
+      [],
+      this.#binding.graphPlaceholder(this.graph, dtype, known),
+      [],
+    );
+    if (dtype !== DataType.bfloat16) return wrapTensor(this.#meta(refOf(node, 0)));
+    const widened = this.#cast(refOf(node, 0), DataType.bfloat16, DataType.float32);
+    this.#bf16.set(widened, refOf(node, 0));
+    return wrapTensor(this.#meta(widened));
+  }
+
+  refs(tensors: Tensor[]): Ref[] {
+    return tensorIds(tensors).map((id) => this.#ref(id));
+  }
+
+  addConst(shape: number[], dtype: number, values: AnyTypedArray): number {
+    const made = this.#binding.graphConst(this.graph, shape, dtype, values);
+    return idOf(refOf(this.#push('const', 'Const', [], made, []), 0));
+  }
+
+  addOp(op: string, attrs: OpAttr[], inputIds: number[], numOutputs: number): TensorMeta[] {
+    const inputs = inputIds.map((id) => this.#ref(id));
+    const inBf16 =
+      this.#matmulPrecision === 'bf16' &&
+      MATMULS.has(op) &&
+      inputs.every((r) => this.#dtype(r) === DataType.float32);
+    const node = inBf16 ? this.#bf16Matmul(op, attrs, inputs) : this.#add(op, attrs, inputs);
+    return Array.from({ length: numOutputs }, (_, output) => this.#meta(refOf(node, output)));
+  }
+
+  #bf16Matmul(op: string, attrs: OpAttr[], inputs: Ref[]): number {
+    const narrow = inputs.map((ref) => {
+      const known = this.#bf16.get(ref);
+      if (known !== undefined) return known;
+      const cast = this.#cast(ref, DataType.float32, DataType.bfloat16);
+      this.#bf16.set(ref, cast);
+      return cast;
+    });
+    const typed = attrs.map((attr) => (attr.name === 'T' ? { ...attr, value: DataType.bfloat16 } : attr));
+    const product = refOf(this.#add(op, typed, narrow), 0);
+    return nodeOf(this.#cast(product, DataType.bfloat16, DataType.float32));
+  }
+
+  #cast(ref: Ref, from: number, to: number): Ref {
+    const type = this.#binding.TF_ATTR_TYPE;
+    const attrs = [
+      { name: 'SrcT', type, value: from },
+      { name: 'DstT', type, value: to },
+    ];
+    return refOf(this.#add('Cast', attrs, [ref]), 0);
+  }
+
+  #add(op: string, attrs: OpAttr[], inputs: Ref[]): number {
+    const stateful = inputs.some((ref) => this.#dtype(ref) === DataType.resource);
+    const control = stateful && this.#lastStateful !== undefined ? [this.#lastStateful] : [];
+    const made = this.#binding.graphOp(
+      this.graph,
+      op,
+      this.#attrs(op, attrs),
+      this.#pack(op, attrs, inputs),
+      Int32Array.from(control),
+    );
+    const node = this.#push('op', op, inputs, made, control);
+    // In-place writes and reads of a variable keep the program's order.
+    if (stateful) this.#lastStateful = node;
+    return node;
+  }
+
+  /** A list's length is inferred from the list; setting it as well is refused by TensorFlow. */
+  #attrs(op: string, attrs: OpAttr[]): OpAttr[] {
+    const counter = LIST_INPUT[op];
+    return counter ? attrs.filter((attr) => attr.name !== counter) : attrs;
+  }
+
+  #pack(op: string, attrs: OpAttr[], inputs: Ref[]): Int32Array {
+    const packed: number[] = [];
+    const list = LIST_INPUT[op];
+    const listLength = list
+      ? op === 'ConcatV2'
+        ? inputs.length - 1
+        : Number(attrs.find((a) => a.name === 'N')?.value ?? inputs.length)
+      : 0;
+    if (list) packed.push(listLength);
+    inputs.forEach((ref, i) => {
+      if (i >= listLength) packed.push(0);
+      packed.push(nodeOf(ref), outputOf(ref));
+    });
+    return Int32Array.from(packed);
+  }
+
+  #push(kind: TraceNode['kind'], op: string, inputs: Ref[], made: GraphNode, control: number[]): number {
+    const outputs = made.outputs.map(({ dtype, shape }) => {
+      if (dtype !== DataType.resource && (shape === null || shape.includes(-1))) {
+        throw new Error(
+          `${op} has a shape that depends on values ([${shape?.join() ?? 'unknown rank'}]): compiled functions need static shapes.`,
+        );
+      }
+      return { dtype, shape: shape ?? [] };
+    });
+    this.nodes.push({ kind, op, inputs, outputs, control });
+    return made.op;
+  }
+
+  #ref(id: number): Ref {
+    if (id >= 0) throw new Error('A traced function used a tensor from outside: pass it as an input.');
+    return refOfId(id);
+  }
+
+  #dtype(ref: Ref): number {
+    return this.nodes[nodeOf(ref)]!.outputs[outputOf(ref)]!.dtype;
+  }
+
+  #meta(ref: Ref): TensorMeta {
+    const { dtype, shape } = this.nodes[nodeOf(ref)]!.outputs[outputOf(ref)]!;
+    return { id: idOf(ref), shape, dtype };
+  }
+}
