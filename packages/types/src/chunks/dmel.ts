@@ -1,0 +1,9 @@
+import * as z from 'zod';
+import { Base64Bytes } from '../bytes.ts';
+
+/** Audio tokens, serialized. */
+export const DmelChunk = z
+  .strictObject({ dmel: Base64Bytes, type: z.literal('dmel').default('dmel') })
+  .meta({ id: 'DmelChunk' });
+
+export type DmelChunk = z.infer<typeof DmelChunk>;

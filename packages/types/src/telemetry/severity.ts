@@ -1,0 +1,5 @@
+import * as z from 'zod';
+
+export const Severity = z.enum(['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL']).meta({ id: 'Severity' });
+
+export type Severity = z.infer<typeof Severity>;
