@@ -1,0 +1,58 @@
+import Sqlite from 'better-sqlite3';
+import { Kysely, PostgresDialect, SqliteDialect } from 'kysely';
+import pg from 'pg';
+import { postgresTypes, sqliteTypes } from './migrations/column-types.ts';
+import { migrate } from './migrations/index.ts';
+import type { Tables } from './schema.ts';
+import { type Work, WriteGroup } from './write-group.ts';
+
+/** Rows, on whichever database is configured. Nothing above this knows which one. */
+export interface Database {
+  /** For reads. */
+  readonly db: Kysely<Tables>;
+  /** Runs `work` in a transaction and resolves once it is durable. */
+  write<T>(work: Work<T>): Promise<T>;
+  close(): Promise<void>;
+}
+
+/** One SQLite file in WAL mode, synced at each commit; `:memory:` for tests. */
+export async function openSqlite(file: string): Promise<Database> {
+  const sqlite = new Sqlite(file);
+  sqlite.pragma('journal_mode = WAL');
+  sqlite.pragma('synchronous = FULL');
+  sqlite.pragma('busy_timeout = 5000');
+  const db = new Kysely<Tables>({ dialect: new SqliteDialect({ database: sqlite }) });
+  await migrate(db, sqliteTypes);
+  const group = new WriteGroup(db);
+  return {
+    db,
+    write: (work) => group.write(work),
+    close: async () => {
+      await group.idle();
+      await db.destroy();
+    },
+  };
+}
+
+const INT8 = 20;
+
+/** A PostgreSQL database, by URL (`postgres://user@host/name`). */
+export async function openPostgres(url: string): Promise<Database> {
+  const pool = new pg.Pool({
+    connectionString: url,
+    types: {
+      getTypeParser: (oid: number, format?: 'text' | 'binary') =>
+        oid === INT8 ? Number : pg.types.getTypeParser(oid, format),
+    },
+  });
+  pool.on('error', () => {
+    // An idle connection broke; the pool replaces it, and the next query reports if the server is gone.
+  });
+  const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+  await migrate(db, postgresTypes);
+  return {
+    db,
+    write: (work) => db.transaction().execute(work),
+    close: () => db.destroy(),
+  };
+}

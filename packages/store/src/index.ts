@@ -1,0 +1,18 @@
+export { BlobMissingError, type BlobStore, type ByteRange } from './blobs/blob-store.ts';
+export { LocalBlobs } from './blobs/local-blobs.ts';
+export type {
+  CheckpointKey,
+  CheckpointKind,
+  CheckpointStore,
+  PutOutcome,
+  StoredCheckpoint,
+  StoredFile,
+} from './checkpoints.ts';
+export { type Database, openPostgres, openSqlite } from './database.ts';
+export type { ErrorCategory, FutureRow, FutureStore, NewFuture, Outcome } from './futures.ts';
+export type { ApiKey, KeyStore } from './keys.ts';
+export type { Sampler, SamplerStore } from './samplers.ts';
+export type { FinishReason, Session, SessionFilter, SessionStore } from './sessions.ts';
+export type { SettingsStore } from './settings.ts';
+export { createStore, type Store } from './store.ts';
+export type { Page, RunLora, Snapshot, TrainingRun, TrainingRunStore } from './training-runs.ts';
