@@ -1,6 +1,10 @@
-export { type Scalar, type Tensor, type Tensor1D, type Tensor2D, type Tensor3D, type Tensor4D, tf } from './tf.ts';
-export { backendInfo, bfloat16Tensor, installAddon, numDeviceTensors, rawOp } from './backend.ts';
-export { compile, type CompileOptions } from './compile/compile.ts';
-export { compileVjp, type CompiledVjp, type ResidualPolicy, type VjpOptions } from './compile/compile-vjp.ts';
-export type { MatmulPrecision } from './compile/trace.ts';
-export type { Tree } from './compile/tree.ts';
+export { annealCacheDir } from './install/cache-dir.ts';
+export { type TensorflowSetupCode, TensorflowSetupError } from './install/errors.ts';
+export { type PreparedTensorflow, type PrepareOptions, prepareTensorflow } from './install/prepare.ts';
+export {
+  type OnSetupProgress,
+  type SetupProgress,
+  type SetupStep,
+  terminalProgress,
+} from './install/progress.ts';
+export { type Device, TENSORFLOW_VERSION } from './install/wheel-plan.ts';
