@@ -230,7 +230,6 @@ const COMMANDS = {
   start: ['packages/cli/dist/main.js', 'serve'],
   test: ['tools/test.mjs'],
   cli: ['packages/cli/dist/main.js'],
-  interop: ['tools/test-interop.mjs'],
   setup: undefined,
 };
 

@@ -1,0 +1,120 @@
+/**
+ * What `npm test` runs: `node tools/test.mjs [checks|unit|sdk|interop ...] [--all]`; without names, unit and sdk.
+ * The last line adds up every suite; the exit status is 1 when anything failed.
+ */
+import { spawnSync } from 'node:child_process';
+import { dirname, join } from 'node:path';
+import { ensurePythonEnv } from './testing/python-env.mjs';
+import { startServer } from './testing/server.mjs';
+import { runCheck, runPytest, runVitest } from './testing/suites.mjs';
+
+const TOOLS = import.meta.dirname;
+const ROOT = dirname(TOOLS);
+const BIN = join(ROOT, 'node_modules', '.bin');
+const CLI = join(ROOT, 'packages', 'cli', 'dist', 'main.js');
+const MODEL = 'HuggingFaceTB/SmolLM2-135M-Instruct';
+const DEFAULT_SUITES = ['unit', 'sdk'];
+
+const say = (line) => console.log(`\nanneal: ${line}`);
+
+const SUITES = {
+  checks: async () => [
+    await runCheck('format and lint', join(BIN, 'biome'), ['check', '.']),
+    await runCheck('types', join(BIN, 'tsc'), ['-p', 'tsconfig.check.json']),
+  ],
+  unit: async () => [await runVitest('unit tests')],
+  sdk: () => againstServer('compat', [{ name: 'tinker SDK', folder: 'compat' }]),
+  interop: () =>
+    againstServer('interop', [
+      { name: 'torch, transformers, peft', folder: 'interop' },
+      { name: 'tinker SDK with torch', folder: 'compat', args: ['-k', 'custom_loss'] },
+    ]),
+};
+
+/** Runs pytest folders of tools/ with the real SDK against one fresh server. */
+async function againstServer(environment, runs) {
+  const python = ensurePythonEnv(environment, join(TOOLS, environment, 'requirements.txt'), say);
+  const server = await startServer({ flags: ['--model', MODEL] });
+  const folder = modelFolder();
+  const env = {
+    TINKER_BASE_URL: server.url,
+    TINKER_API_KEY: server.key,
+    BASE_MODEL: MODEL,
+    BASE_MODEL_DIR: folder,
+    ANNEAL_CLI: CLI,
+    ANNEAL_NODE: process.execPath,
+    ANNEAL_TOKENIZER: folder,
+    COMPAT_TOKENIZER: folder,
+    COMPAT_TOL: '0.002',
+    HF_HUB_OFFLINE: '1',
+    TINKER_TELEMETRY: '0',
+    TOKENIZERS_PARALLELISM: 'false',
+  };
+  const counts = [];
+  try {
+    for (const run of runs) {
+      say(`${run.name} (tools/${run.folder})`);
+      const count = await runPytest(run.name, {
+        python,
+        folder: join(TOOLS, run.folder),
+        args: run.args,
+        env,
+      });
+      if (count.failed > 0) console.error(`the server's last output:\n${server.output()}`);
+      counts.push(count);
+    }
+  } finally {
+    await server.stop();
+  }
+  return counts;
+}
+
+/** Where the served checkpoint lies: the tests read its tokenizer and its weights. */
+function modelFolder() {
+  const result = spawnSync(process.execPath, [CLI, 'model', 'inspect', MODEL, '--json'], {
+    encoding: 'utf8',
+  });
+  if (result.status !== 0) throw new Error(`anneal model inspect failed:\n${result.stderr}`);
+  return JSON.parse(result.stdout).folder;
+}
+
+async function runSuite(name) {
+  say(`suite ${name}`);
+  try {
+    return await SUITES[name]();
+  } catch (error) {
+    console.error(`suite ${name} could not run: ${error.message}`);
+    return [{ name, passed: 0, failed: 1, skipped: 0 }];
+  }
+}
+
+function line({ passed, failed, skipped }) {
+  return `${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`;
+}
+
+function add(a, b) {
+  return { passed: a.passed + b.passed, failed: a.failed + b.failed, skipped: a.skipped + b.skipped };
+}
+
+async function main() {
+  const args = process.argv.slice(2);
+  const named = args.filter((arg) => arg !== '--all');
+  const unknown = named.find((name) => !(name in SUITES));
+  if (unknown !== undefined) {
+    console.error(
+      `anneal: error: no suite "${unknown}". There are: ${Object.keys(SUITES).join(', ')}; --all runs all.`,
+    );
+    process.exit(2);
+  }
+  const asked = args.includes('--all') ? Object.keys(SUITES) : named;
+  const counts = [];
+  for (const name of asked.length > 0 ? asked : DEFAULT_SUITES) counts.push(...(await runSuite(name)));
+
+  say('results');
+  for (const count of counts) console.log(`  ${count.name}: ${line(count)}`);
+  const total = counts.reduce(add);
+  process.exitCode = total.failed > 0 ? 1 : 0;
+  console.log(line(total));
+}
+
+await main();

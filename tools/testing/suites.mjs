@@ -1,0 +1,97 @@
+/** Runs one test program each and counts what it reports. A program that reports nothing counts as one failure. */
+import { spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+const ROOT = join(import.meta.dirname, '..', '..');
+
+/** @typedef {{ name: string, passed: number, failed: number, skipped: number }} Count */
+
+function exitCode(command, args, env) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { cwd: ROOT, env: { ...process.env, ...env }, stdio: 'inherit' });
+    child.on('error', (error) => {
+      console.error(`${command}: ${error.message}`);
+      resolve(127);
+    });
+    child.on('exit', (code) => resolve(code ?? 1));
+  });
+}
+
+async function withFolder(work) {
+  const folder = mkdtempSync(join(tmpdir(), 'anneal-report-'));
+  try {
+    return await work(folder);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function counted(name, code, { passed = 0, failed = 0, skipped = 0 } = {}) {
+  const unexplained = code !== 0 && failed === 0;
+  const nothingRan = passed + failed === 0;
+  return { name, passed, failed: unexplained || nothingRan ? Math.max(failed, 1) : failed, skipped };
+}
+
+/** One program that passes when it exits with 0, for example a linter. */
+export async function runCheck(name, command, args) {
+  const code = await exitCode(command, args);
+  return code === 0 ? counted(name, 0, { passed: 1 }) : counted(name, code, { failed: 1 });
+}
+
+export function runVitest(name, args = []) {
+  return withFolder(async (folder) => {
+    const report = join(folder, 'vitest.json');
+    const vitest = join(ROOT, 'node_modules', 'vitest', 'vitest.mjs');
+    const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
+    const code = await exitCode(process.execPath, [vitest, 'run', ...reporters, ...args]);
+    return counted(name, code, readVitest(report));
+  });
+}
+
+function readVitest(report) {
+  try {
+    const result = JSON.parse(readFileSync(report, 'utf8'));
+    // A file that fails while it loads has no tests, and so no failed ones.
+    const unloaded = result.testResults.filter(
+      (file) => file.status === 'failed' && file.assertionResults.length === 0,
+    );
+    return {
+      passed: result.numPassedTests,
+      failed: result.numFailedTests + unloaded.length,
+      skipped: result.numPendingTests + result.numTodoTests,
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+/** @param {{ python: string, folder: string, args?: string[], env: Record<string, string> }} options */
+export function runPytest(name, { python, folder, args = [], env }) {
+  return withFolder(async (reports) => {
+    const report = join(reports, 'pytest.xml');
+    const options = [
+      '-m',
+      'pytest',
+      folder,
+      '--timeout=300',
+      '-p',
+      'no:cacheprovider',
+      `--junitxml=${report}`,
+    ];
+    const code = await exitCode(python, [...options, ...args], { PYTHONDONTWRITEBYTECODE: '1', ...env });
+    return counted(name, code, readJunit(report));
+  });
+}
+
+function readJunit(report) {
+  try {
+    const attributes = readFileSync(report, 'utf8').match(/<testsuite [^>]*>/)[0];
+    const number = (key) => Number(attributes.match(new RegExp(`\\b${key}="(\\d+)"`))[1]);
+    const [failed, skipped] = [number('failures') + number('errors'), number('skipped')];
+    return { passed: number('tests') - failed - skipped, failed, skipped };
+  } catch {
+    return undefined;
+  }
+}
