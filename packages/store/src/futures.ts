@@ -1,5 +1,6 @@
 import type { Database } from './database.ts';
-import type { FuturesTable } from './schema.ts';
+import type { FuturesTable, TrainingRunsTable } from './schema.ts';
+import { loraColumns, type RunLora, type Snapshot, snapshotColumns } from './training-runs.ts';
 
 export type ErrorCategory = 'user' | 'server';
 
@@ -19,15 +20,24 @@ export interface FutureRow {
   category: ErrorCategory | null;
   createdAt: number;
   finishedAt: number | null;
+  completion: number;
 }
 
 export type NewFuture = Pick<
   FutureRow,
   'requestId' | 'owner' | 'kind' | 'modelId' | 'samplerId' | 'seq' | 'bodyHash'
-> & {
-  /** Whether a lost copy of the model would miss this request's effect. */
-  changesModel: boolean;
-};
+>;
+
+/** What a finished request did to its run, recorded together with its result. */
+export interface RunEffect {
+  runId: string;
+  /** Number of the request, when it changed weights, moments or gradient. */
+  changedSeq?: bigint;
+  /** The stored copy that now holds the run's state. */
+  snapshot?: Snapshot;
+  /** What the run's adapter is from now on. */
+  adapter?: { baseModel: string; lora: RunLora };
+}
 
 export type Outcome =
   | { state: 'done'; resultType: 'json' | 'protobuf'; body: Uint8Array }
@@ -35,6 +45,7 @@ export type Outcome =
 
 export class FutureStore {
   readonly #database: Database;
+  #lastCompletion = 0;
 
   constructor(database: Database) {
     this.#database = database;
@@ -49,7 +60,7 @@ export class FutureStore {
     return await this.#database.write(async (db) => {
       const inserted = await db
         .insertInto('futures')
-        .values({ ...pendingRow(future, now), ...(outcome ? outcomeColumns(outcome, now) : {}) })
+        .values({ ...pendingRow(future, now), ...(outcome ? this.#outcomeColumns(outcome, now) : {}) })
         .onConflict((conflict) => conflict.column('request_id').doNothing())
         .executeTakeFirst();
       if ((inserted.numInsertedOrUpdatedRows ?? 0n) === 0n) {
@@ -68,18 +79,18 @@ export class FutureStore {
           .execute();
       }
       if (future.modelId !== null) {
-        await touchRun(db, future.modelId, future, now);
+        await touchRun(db, future.modelId, future.seq ?? 0n, now);
       }
       return undefined;
     });
   }
 
-  async finish(requestId: string, outcome: Outcome): Promise<void> {
+  async finish(requestId: string, outcome: Outcome, effect?: RunEffect): Promise<void> {
     const now = Date.now();
     await this.#database.write(async (db) => {
       await db
         .updateTable('futures')
-        .set(outcomeColumns(outcome, now))
+        .set(this.#outcomeColumns(outcome, now))
         .where('request_id', '=', requestId)
         .execute();
       if (outcome.state === 'done') {
@@ -89,6 +100,7 @@ export class FutureStore {
           .onConflict((conflict) => conflict.column('request_id').doUpdateSet({ body: outcome.body }))
           .execute();
       }
+      if (effect) await applyEffect(db, effect);
     });
   }
 
@@ -99,6 +111,19 @@ export class FutureStore {
       .where('request_id', '=', requestId)
       .executeTakeFirst();
     return row && fromRow(row);
+  }
+
+  /** Ended requests of a sampler after this completion number, oldest first. */
+  async completed(samplerId: string, after: number, limit: number): Promise<FutureRow[]> {
+    const rows = await this.#database.db
+      .selectFrom('futures')
+      .selectAll()
+      .where('sampler_id', '=', samplerId)
+      .where('completion', '>', after)
+      .orderBy('completion')
+      .limit(limit)
+      .execute();
+    return rows.map(fromRow);
   }
 
   async result(requestId: string): Promise<Uint8Array | undefined> {
@@ -139,13 +164,19 @@ export class FutureStore {
     return await this.#database.write(async (db) => {
       const samples = await db
         .updateTable('futures')
-        .set({ state: 'expired', finished_at: now })
+        .set({ state: 'expired', finished_at: now, completion: this.#nextCompletion() })
         .where('state', '=', 'pending')
         .where('kind', '=', 'sample')
         .executeTakeFirst();
       const others = await db
         .updateTable('futures')
-        .set({ state: 'failed', error: message, category: 'server', finished_at: now })
+        .set({
+          state: 'failed',
+          error: message,
+          category: 'server',
+          finished_at: now,
+          completion: this.#nextCompletion(),
+        })
         .where('state', '=', 'pending')
         .executeTakeFirst();
       return Number(samples.numUpdatedRows + others.numUpdatedRows);
@@ -173,28 +204,53 @@ export class FutureStore {
       await db.deleteFrom('futures').where('finished_at', '<', limits.forgetBefore).execute();
     });
   }
+
+  #outcomeColumns(outcome: Outcome, now: number): Partial<FuturesTable> {
+    const completion = this.#nextCompletion();
+    return outcome.state === 'done'
+      ? {
+          state: 'done',
+          result_type: outcome.resultType,
+          result_size: outcome.body.byteLength,
+          finished_at: now,
+          completion,
+        }
+      : { state: 'failed', error: outcome.error, category: outcome.category, finished_at: now, completion };
+  }
+
+  /** Starts from the clock, so that it also grows over restarts. */
+  #nextCompletion(): number {
+    this.#lastCompletion = Math.max(this.#lastCompletion + 1, Date.now() * 1000);
+    return this.#lastCompletion;
+  }
 }
 
 type Transaction = Parameters<Parameters<Database['write']>[0]>[0];
 
-async function touchRun(db: Transaction, modelId: string, future: NewFuture, now: number): Promise<void> {
+async function touchRun(db: Transaction, runId: string, seq: bigint, now: number): Promise<void> {
   const run = await db
     .selectFrom('training_runs')
-    .select(['last_seq', 'changed_seq'])
-    .where('id', '=', modelId)
+    .select('last_seq')
+    .where('id', '=', runId)
     .executeTakeFirst();
   if (!run) return;
-  const seq = future.seq ?? 0n;
-  const later = (previous: string): string => (seq > BigInt(previous) ? seq.toString() : previous);
+  const lastSeq = seq > BigInt(run.last_seq) ? seq.toString() : run.last_seq;
   await db
     .updateTable('training_runs')
-    .set({
-      last_request_at: now,
-      last_seq: later(run.last_seq),
-      changed_seq: future.changesModel ? later(run.changed_seq) : run.changed_seq,
-    })
-    .where('id', '=', modelId)
+    .set({ last_request_at: now, last_seq: lastSeq })
+    .where('id', '=', runId)
     .execute();
+}
+
+async function applyEffect(db: Transaction, effect: RunEffect): Promise<void> {
+  const columns: Partial<TrainingRunsTable> = {};
+  if (effect.changedSeq !== undefined) columns.changed_seq = effect.changedSeq.toString();
+  if (effect.snapshot) Object.assign(columns, snapshotColumns(effect.snapshot));
+  if (effect.adapter) {
+    Object.assign(columns, { base_model: effect.adapter.baseModel }, loraColumns(effect.adapter.lora));
+  }
+  if (Object.keys(columns).length === 0) return;
+  await db.updateTable('training_runs').set(columns).where('id', '=', effect.runId).execute();
 }
 
 function pendingRow(future: NewFuture, now: number): FuturesTable {
@@ -214,18 +270,8 @@ function pendingRow(future: NewFuture, now: number): FuturesTable {
     created_at: now,
     finished_at: null,
     read_at: null,
+    completion: 0,
   };
-}
-
-function outcomeColumns(outcome: Outcome, now: number): Partial<FuturesTable> {
-  return outcome.state === 'done'
-    ? {
-        state: 'done',
-        result_type: outcome.resultType,
-        result_size: outcome.body.byteLength,
-        finished_at: now,
-      }
-    : { state: 'failed', error: outcome.error, category: outcome.category, finished_at: now };
 }
 
 function fromRow(row: FuturesTable): FutureRow {
@@ -244,5 +290,6 @@ function fromRow(row: FuturesTable): FutureRow {
     category: row.category,
     createdAt: row.created_at,
     finishedAt: row.finished_at,
+    completion: row.completion,
   };
 }

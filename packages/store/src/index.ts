@@ -9,10 +9,10 @@ export type {
   StoredFile,
 } from './checkpoints.ts';
 export { type Database, openPostgres, openSqlite } from './database.ts';
-export type { ErrorCategory, FutureRow, FutureStore, NewFuture, Outcome } from './futures.ts';
+export type { ErrorCategory, FutureRow, FutureStore, NewFuture, Outcome, RunEffect } from './futures.ts';
 export type { ApiKey, KeyStore } from './keys.ts';
 export type { Sampler, SamplerStore } from './samplers.ts';
-export type { FinishReason, Session, SessionFilter, SessionStore } from './sessions.ts';
+export type { FinishReason, Session, SessionPosition, SessionStore } from './sessions.ts';
 export type { SettingsStore } from './settings.ts';
 export { createStore, type Store } from './store.ts';
 export type { Page, RunLora, Snapshot, TrainingRun, TrainingRunStore } from './training-runs.ts';

@@ -56,7 +56,9 @@ export interface TrainingRunsTable {
   snapshot_seq: string | null;
   snapshot_step: number | null;
   snapshot_blob: string | null;
-  /** Number of the latest request that changed the live state (weights, moments or gradient). */
+  /** 1 when the optimizer's moments are restored from the snapshot too. */
+  snapshot_optimizer: number;
+  /** Number of the latest finished request that changed weights, moments or gradient. */
   changed_seq: string;
 }
 
@@ -111,6 +113,8 @@ export interface FuturesTable {
   created_at: number;
   finished_at: number | null;
   read_at: number | null;
+  /** Grows with each completion; 0 while pending. */
+  completion: number;
 }
 
 export interface FutureResultsTable {

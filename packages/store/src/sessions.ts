@@ -19,15 +19,10 @@ export interface Session {
   finishDetail: string | null;
 }
 
-/** What a search matches; an absent field matches everything. */
-export interface SessionFilter {
-  owner: string;
-  id?: string;
-  projectIds?: string[];
-  displayName?: string;
-  userMetadata?: Record<string, string>;
-  /** Only sessions created before this time, or at it with a smaller id: the place where a page begins. */
-  before?: { createdAt: number; id: string };
+/** The place in a list, newest first, after which a page begins. */
+export interface SessionPosition {
+  createdAt: number;
+  id: string;
 }
 
 export class SessionStore {
@@ -66,32 +61,30 @@ export class SessionStore {
     return rows.map(fromRow);
   }
 
-  /** Newest first, at most `limit`. */
-  async search(filter: SessionFilter, limit: number): Promise<Session[]> {
-    let query = this.#database.db.selectFrom('sessions').selectAll().where('owner', '=', filter.owner);
-    if (filter.id !== undefined) query = query.where('id', '=', filter.id);
-    if (filter.projectIds) query = query.where('project_id', 'in', filter.projectIds);
-    if (filter.displayName !== undefined) query = query.where('display_name', '=', filter.displayName);
-    const { before } = filter;
-    if (before) {
+  /** Newest first, those after `position`. */
+  async after(owner: string, position: SessionPosition | undefined, limit: number): Promise<Session[]> {
+    let query = this.#database.db.selectFrom('sessions').selectAll().where('owner', '=', owner);
+    if (position) {
       query = query.where((where) =>
         where.or([
-          where('created_at', '<', before.createdAt),
-          where.and([where('created_at', '=', before.createdAt), where('id', '<', before.id)]),
+          where('created_at', '<', position.createdAt),
+          where.and([where('created_at', '=', position.createdAt), where('id', '<', position.id)]),
         ]),
       );
     }
-    const wanted = Object.entries(filter.userMetadata ?? {});
-    const found: Session[] = [];
-    const ordered = query.orderBy('created_at', 'desc').orderBy('id', 'desc');
-    const pageSize = wanted.length > 0 ? undefined : limit;
-    const rows = await (pageSize === undefined ? ordered : ordered.limit(pageSize)).execute();
-    for (const row of rows) {
-      const session = fromRow(row);
-      if (wanted.every(([key, value]) => session.userMetadata[key] === value)) found.push(session);
-      if (found.length === limit) break;
-    }
-    return found;
+    const rows = await query.orderBy('created_at', 'desc').orderBy('id', 'desc').limit(limit).execute();
+    return rows.map(fromRow);
+  }
+
+  /** Open sessions whose client has been silent since this time. */
+  async silentSince(before: number): Promise<Session[]> {
+    const rows = await this.#database.db
+      .selectFrom('sessions')
+      .selectAll()
+      .where('finished_at', 'is', null)
+      .where('last_heartbeat_at', '<', before)
+      .execute();
+    return rows.map(fromRow);
   }
 
   async heartbeat(id: string, now: number): Promise<void> {
@@ -124,14 +117,18 @@ export class SessionStore {
     });
   }
 
-  async countCheckpoints(id: string): Promise<number> {
+  /** Number and bytes of the checkpoints that a session's runs saved. */
+  async storedBy(id: string): Promise<{ count: number; bytes: number }> {
     const row = await this.#database.db
       .selectFrom('checkpoints')
       .innerJoin('training_runs', 'training_runs.id', 'checkpoints.run_id')
-      .select(sql<number>`count(*)`.as('count'))
+      .select((select) => [
+        select.fn.countAll<number>().as('count'),
+        select.fn.coalesce(select.fn.sum<number>('checkpoints.size_bytes'), sql<number>`0`).as('bytes'),
+      ])
       .where('training_runs.session_id', '=', id)
       .executeTakeFirstOrThrow();
-    return Number(row.count);
+    return { count: Number(row.count), bytes: Number(row.bytes) };
   }
 }
 

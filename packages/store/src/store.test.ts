@@ -11,6 +11,7 @@ import {
   LocalBlobs,
   openPostgres,
   openSqlite,
+  type Session,
   type Store,
   type StoredCheckpoint,
   type TrainingRun,
@@ -76,6 +77,23 @@ function checkpoint(runId: string, name: string, createdAt = 1): StoredCheckpoin
   };
 }
 
+function session(id: string, createdAt: number): Session {
+  return {
+    id,
+    owner: 'pager',
+    projectId: null,
+    displayName: null,
+    tags: ['a'],
+    userMetadata: { k: 'v' },
+    sdkVersion: '0.38.0',
+    createdAt,
+    lastHeartbeatAt: 0,
+    finishedAt: null,
+    finishReason: null,
+    finishDetail: null,
+  };
+}
+
 describe.each(databases)('on %s', (_name, openDatabase) => {
   let store: Store;
   let database: Database;
@@ -137,14 +155,29 @@ describe.each(databases)('on %s', (_name, openDatabase) => {
       samplerId: null,
       seq,
       bodyHash: 'h',
-      changesModel: true,
     };
     expect(await store.futures.submit(future)).toBeUndefined();
     expect(await store.futures.submit({ ...future, bodyHash: 'other' })).toMatchObject({
       bodyHash: 'h',
       seq,
     });
-    expect(await store.runs.get('seq:train:0')).toMatchObject({ lastSeq: seq, changedSeq: seq });
+    expect(await store.runs.get('seq:train:0')).toMatchObject({ lastSeq: seq, changedSeq: 0n });
+    const lora = { ...run('x').lora, rank: 16 };
+    const snapshot = { seq, step: 7, blob: 'snapshots/a', withOptimizer: true };
+    const effect = {
+      runId: 'seq:train:0',
+      changedSeq: seq,
+      snapshot,
+      adapter: { baseModel: 'small', lora },
+    };
+    const body = Buffer.from('{}');
+    await store.futures.finish(future.requestId, { state: 'done', resultType: 'json', body }, effect);
+    expect(await store.runs.get('seq:train:0')).toMatchObject({
+      changedSeq: seq,
+      snapshot,
+      lora,
+      baseModel: 'small',
+    });
     expect(await store.futures.sequence('seq:train:0')).toEqual([seq]);
   });
 
@@ -157,7 +190,6 @@ describe.each(databases)('on %s', (_name, openDatabase) => {
       samplerId: null,
       seq: null,
       bodyHash: 'h',
-      changesModel: false,
     };
     await store.futures.submit(future);
     const body = Buffer.from([0, 255, 1]);
@@ -183,7 +215,6 @@ describe.each(databases)('on %s', (_name, openDatabase) => {
       samplerId: null,
       seq: null,
       bodyHash: 'h',
-      changesModel: false,
     });
     await store.futures.failUnfinished('An earlier restart');
     await store.futures.submit(future('lost-sample', 'sample'));
@@ -242,35 +273,41 @@ describe.each(databases)('on %s', (_name, openDatabase) => {
     await expect(blobs.local(row.blob)).rejects.toThrow(BlobMissingError);
   });
 
-  test('a search pages through sessions by metadata', async () => {
-    for (let i = 0; i < 5; i += 1) {
-      await store.sessions.create({
-        id: `search-${i}`,
-        owner: 'searcher',
-        projectId: null,
-        displayName: null,
-        tags: [],
-        userMetadata: { parity: i % 2 === 0 ? 'even' : 'odd' },
-        sdkVersion: '0.38.0',
-        createdAt: 100 + Math.floor(i / 2),
-        lastHeartbeatAt: 0,
-        finishedAt: null,
-        finishReason: null,
-        finishDetail: null,
+  test('sessions are paged newest first, on equal times by id', async () => {
+    for (let i = 0; i < 5; i += 1) await store.sessions.create(session(`page-${i}`, 100 + Math.floor(i / 2)));
+    const first = await store.sessions.after('pager', undefined, 2);
+    expect(first.map((row) => row.id)).toEqual(['page-4', 'page-3']);
+    const rest = await store.sessions.after('pager', first[1], 9);
+    expect(rest.map((row) => row.id)).toEqual(['page-2', 'page-1', 'page-0']);
+    expect((await store.sessions.list('pager', 2, 3)).map((row) => row.id)).toEqual(['page-1', 'page-0']);
+    expect(await store.sessions.storedBy('page-0')).toEqual({ count: 0, bytes: 0 });
+  });
+
+  test('completions of a sampler are read in the order in which they ended', async () => {
+    const ids = ['c1', 'c2', 'c3'];
+    for (const requestId of ids) {
+      await store.futures.submit({
+        requestId,
+        owner: 'ada',
+        kind: 'sample',
+        modelId: null,
+        samplerId: 'completions',
+        seq: 1n,
+        bodyHash: 'h',
       });
     }
-    const filter = { owner: 'searcher', userMetadata: { parity: 'even' } };
-    const first = await store.sessions.search(filter, 2);
-    expect(first.map((row) => row.id)).toEqual(['search-4', 'search-2']);
-    const before = { createdAt: first[1]!.createdAt, id: first[1]!.id };
-    const rest = await store.sessions.search({ ...filter, before }, 2);
-    expect(rest.map((row) => row.id)).toEqual(['search-0']);
+    const failed = { state: 'failed', error: 'no', category: 'user' } as const;
+    for (const requestId of ['c2', 'c1']) await store.futures.finish(requestId, failed);
+    const rows = await store.futures.completed('completions', 0, 10);
+    expect(rows.map((row) => row.requestId)).toEqual(['c2', 'c1']);
+    const later = await store.futures.completed('completions', rows[0]!.completion, 10);
+    expect(later.map((row) => row.requestId)).toEqual(['c1']);
   });
 
   test('the first reason to finish a session wins', async () => {
-    await store.sessions.finish('search-0', 'errored', 'boom', 5);
-    await store.sessions.finish('search-0', 'success', null, 6);
-    expect(await store.sessions.get('search-0')).toMatchObject({ finishReason: 'errored', finishedAt: 5 });
+    await store.sessions.finish('page-0', 'errored', 'boom', 5);
+    await store.sessions.finish('page-0', 'success', null, 6);
+    expect(await store.sessions.get('page-0')).toMatchObject({ finishReason: 'errored', finishedAt: 5 });
   });
 
   test('a write that fails leaves its neighbours in the same group alone', async () => {

@@ -17,6 +17,8 @@ export interface Snapshot {
   seq: bigint;
   step: number;
   blob: string;
+  /** Whether the optimizer's moments come back too; otherwise it starts fresh. */
+  withOptimizer: boolean;
 }
 
 export interface TrainingRun {
@@ -33,7 +35,7 @@ export interface TrainingRun {
   corrupted: boolean;
   unloadedAt: number | null;
   snapshot: Snapshot | null;
-  /** Number of the latest request that changed weights, moments or gradient. */
+  /** Number of the latest finished request that changed weights, moments or gradient. */
   changedSeq: bigint;
 }
 
@@ -122,10 +124,6 @@ export class TrainingRunStore {
     return Number(row.count);
   }
 
-  async setLora(id: string, baseModel: string, lora: RunLora): Promise<void> {
-    await this.#update(id, { base_model: baseModel, ...loraColumns(lora) });
-  }
-
   async setCorrupted(id: string): Promise<void> {
     await this.#update(id, { corrupted: 1 });
   }
@@ -157,7 +155,7 @@ export class TrainingRunStore {
   }
 }
 
-function loraColumns(lora: RunLora) {
+export function loraColumns(lora: RunLora) {
   return {
     lora_rank: lora.rank,
     lora_alpha: lora.alpha,
@@ -168,11 +166,12 @@ function loraColumns(lora: RunLora) {
   };
 }
 
-function snapshotColumns(snapshot: Snapshot | null) {
+export function snapshotColumns(snapshot: Snapshot | null) {
   return {
     snapshot_seq: snapshot ? snapshot.seq.toString() : null,
     snapshot_step: snapshot ? snapshot.step : null,
     snapshot_blob: snapshot ? snapshot.blob : null,
+    snapshot_optimizer: Number(snapshot?.withOptimizer ?? false),
   };
 }
 
@@ -196,7 +195,6 @@ function toRow(run: TrainingRun): TrainingRunsTable {
 }
 
 function fromRow(row: TrainingRunsTable): TrainingRun {
-  const { snapshot_seq: seq, snapshot_step: step, snapshot_blob: blob } = row;
   return {
     id: row.id,
     sessionId: row.session_id,
@@ -217,7 +215,13 @@ function fromRow(row: TrainingRunsTable): TrainingRun {
     lastSeq: BigInt(row.last_seq),
     corrupted: row.corrupted === 1,
     unloadedAt: row.unloaded_at,
-    snapshot: seq !== null && step !== null && blob !== null ? { seq: BigInt(seq), step, blob } : null,
+    snapshot: toSnapshot(row),
     changedSeq: BigInt(row.changed_seq),
   };
+}
+
+function toSnapshot(row: TrainingRunsTable): Snapshot | null {
+  const { snapshot_seq: seq, snapshot_step: step, snapshot_blob: blob } = row;
+  if (seq === null || step === null || blob === null) return null;
+  return { seq: BigInt(seq), step, blob, withOptimizer: row.snapshot_optimizer === 1 };
 }

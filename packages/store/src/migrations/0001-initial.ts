@@ -58,6 +58,7 @@ export async function up(db: Kysely<unknown>, types: ColumnTypes): Promise<void>
     .addColumn('snapshot_seq', 'text')
     .addColumn('snapshot_step', 'bigint')
     .addColumn('snapshot_blob', 'text')
+    .addColumn('snapshot_optimizer', 'integer', (c) => c.notNull())
     .addColumn('changed_seq', 'text', (c) => c.notNull())
     .execute();
   await db.schema.createIndex('runs_owner').on('training_runs').columns(['owner', 'created_at']).execute();
@@ -124,8 +125,14 @@ export async function up(db: Kysely<unknown>, types: ColumnTypes): Promise<void>
     .addColumn('created_at', 'bigint', (c) => c.notNull())
     .addColumn('finished_at', 'bigint')
     .addColumn('read_at', 'bigint')
+    .addColumn('completion', 'bigint', (c) => c.notNull())
     .execute();
   await db.schema.createIndex('futures_model').on('futures').column('model_id').execute();
+  await db.schema
+    .createIndex('futures_sampler')
+    .on('futures')
+    .columns(['sampler_id', 'completion'])
+    .execute();
   await db.schema.createIndex('futures_state').on('futures').columns(['state', 'finished_at']).execute();
 
   await db.schema
