@@ -1,0 +1,148 @@
+import { existsSync, globSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { expect, test } from 'vitest';
+
+const ROOT = dirname(import.meta.dirname);
+
+/** Who may depend on whom. An arrow that is missing here is a decision, not an oversight. */
+const ALLOWED: Record<string, string[]> = {
+  '@anneal/types': [],
+  '@anneal/safetensors': [],
+  '@anneal/tensorflow': [],
+  '@anneal/tokenizer': [],
+  '@anneal/client': ['@anneal/types', '@anneal/tokenizer'],
+  '@anneal/store': ['@anneal/types'],
+  '@anneal/hub': ['@anneal/safetensors'],
+  '@anneal/engine': ['@anneal/types', '@anneal/tensorflow', '@anneal/safetensors', '@anneal/tokenizer'],
+  '@anneal/server': [
+    '@anneal/types',
+    '@anneal/engine',
+    '@anneal/store',
+    '@anneal/hub',
+    '@anneal/tokenizer',
+    '@anneal/safetensors',
+  ],
+};
+
+interface Package {
+  name: string;
+  folder: string;
+  dependencies: Set<string>;
+  developmentDependencies: Set<string>;
+}
+
+const packages = globSync(['packages/*/package.json', 'apps/*/package.json'], { cwd: ROOT }).map(readPackage);
+const ours = new Set(packages.map(({ name }) => name));
+
+function readPackage(path: string): Package {
+  const manifest: {
+    name: string;
+    dependencies?: object;
+    peerDependencies?: object;
+    devDependencies?: object;
+  } = JSON.parse(readFileSync(join(ROOT, path), 'utf8'));
+  return {
+    name: manifest.name,
+    folder: dirname(path),
+    dependencies: new Set(Object.keys({ ...manifest.dependencies, ...manifest.peerDependencies })),
+    developmentDependencies: new Set(Object.keys(manifest.devDependencies ?? {})),
+  };
+}
+
+/** Import specifiers of a TypeScript file that name a package, without `node:` ones. */
+function importedPackages(path: string): string[] {
+  const source = readFileSync(join(ROOT, path), 'utf8');
+  const specifiers = source.matchAll(
+    /^(?:(?:import|export)\b[^;]*?\bfrom|import)\s+'([^'.][^']*)'|\bimport\(\s*'([^'.][^']*)'\s*\)/gm,
+  );
+  return [...specifiers]
+    .map((match) => match[1] ?? match[2] ?? '')
+    .filter((name) => !name.startsWith('node:'));
+}
+
+function packageOf(specifier: string): string {
+  return specifier
+    .split('/')
+    .slice(0, specifier.startsWith('@') ? 2 : 1)
+    .join('/');
+}
+
+function sources({ folder }: Package, kind: 'code' | 'tests'): string[] {
+  const files = globSync([`${folder}/src/**/*.{ts,tsx}`, `${folder}/test/**/*.ts`], { cwd: ROOT });
+  const isTest = (file: string) => /\.test\.tsx?$/.test(file) || file.startsWith(`${folder}/test/`);
+  return files.filter((file) => isTest(file) === (kind === 'tests'));
+}
+
+test('every package of the repository is found', () => {
+  expect(packages.length).toBeGreaterThanOrEqual(Object.keys(ALLOWED).length);
+});
+
+test.each(packages)('$name depends only on packages below it', ({ name, dependencies }) => {
+  const allowed = ALLOWED[name];
+  if (!allowed) return expect(dependencies).not.toContain(name);
+  expect(allowed).toEqual(
+    expect.arrayContaining([...dependencies].filter((dependency) => ours.has(dependency))),
+  );
+});
+
+test.each(packages)('$name declares what it imports', (entry) => {
+  const undeclared = sources(entry, 'code').flatMap((file) =>
+    importedPackages(file)
+      .filter((specifier) => !entry.dependencies.has(packageOf(specifier)))
+      .map((specifier) => `${file} imports ${specifier}`),
+  );
+  expect(undeclared).toEqual([]);
+});
+
+test.each(packages)(
+  'the tests of $name import only what is installed for it or for the repository',
+  (entry) => {
+    const root = readPackage('package.json');
+    const known = new Set([
+      ...entry.dependencies,
+      ...entry.developmentDependencies,
+      ...root.developmentDependencies,
+      entry.name,
+    ]);
+    const undeclared = sources(entry, 'tests').flatMap((file) =>
+      importedPackages(file)
+        .filter((specifier) => !known.has(packageOf(specifier)))
+        .map((specifier) => `${file} imports ${specifier}`),
+    );
+    expect(undeclared).toEqual([]);
+  },
+);
+
+test('no package reaches into another one past its entry point', () => {
+  const deep = packages.flatMap((entry) =>
+    [...sources(entry, 'code'), ...sources(entry, 'tests')].flatMap((file) =>
+      importedPackages(file)
+        .filter((specifier) => ours.has(packageOf(specifier)) && specifier !== packageOf(specifier))
+        .map((specifier) => `${file} imports ${specifier}`),
+    ),
+  );
+  expect(deep).toEqual([]);
+});
+
+test('packages form no cycle', () => {
+  const edges = new Map(
+    packages.map(({ name, dependencies }) => [name, [...dependencies].filter((d) => ours.has(d))]),
+  );
+  const finished = new Set<string>();
+  const visit = (name: string, path: string[]): void => {
+    if (path.includes(name)) throw new Error(`cycle: ${[...path, name].join(' → ')}`);
+    if (finished.has(name)) return;
+    for (const next of edges.get(name) ?? []) visit(next, [...path, name]);
+    finished.add(name);
+  };
+  expect(() => {
+    for (const name of edges.keys()) visit(name, []);
+  }).not.toThrow();
+});
+
+test('every package has sources and a README', () => {
+  const incomplete = packages.filter(
+    ({ folder }) => !existsSync(join(ROOT, folder, 'README.md')) || !existsSync(join(ROOT, folder, 'src')),
+  );
+  expect(incomplete.map(({ name }) => name)).toEqual([]);
+});
