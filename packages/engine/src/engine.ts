@@ -212,7 +212,9 @@ export interface Engine {
 
   createModel(request: CreateModelRequest): Promise<void>;
   /** Creates the model, or replaces the state of a live one; drops its pending gradient. */
-  loadCheckpoint(request: LoadCheckpointRequest): Promise<{ baseModel: string; lora: LoraSpec; step: number }>;
+  loadCheckpoint(
+    request: LoadCheckpointRequest,
+  ): Promise<{ baseModel: string; lora: LoraSpec; step: number }>;
   unloadModel(modelId: string): Promise<void>;
   forwardBackward(request: ForwardBackwardRequest): Promise<ForwardBackwardResult>;
   optimStep(modelId: string, params: AdamParams): Promise<OptimStepResult>;

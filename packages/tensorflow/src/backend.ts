@@ -126,6 +126,12 @@ export function tensorIds(tensors: Tensor[]): number[] {
   return current().backend.getInputTensorIds(tensors);
 }
 
+/** Moves a fresh tensor's values to the device now, so that the host copy can be collected; returns the tensor. */
+export function upload<T extends Tensor>(tensor: T): T {
+  if (loaded) tensorIds([tensor]);
+  return tensor;
+}
+
 /** The `TF_DataType` on the device; differs from tfjs's dtype for bfloat16, which tfjs has no name for. */
 export function deviceDtype(tensor: Tensor): number {
   return current().backend.tensorMap.get(tensor.dataId).dtype;

@@ -1,3 +1,8 @@
+export { backendInfo, bfloat16Tensor, installAddon, numDeviceTensors, rawOp, upload } from './backend.ts';
+export { type CompileOptions, compile } from './compile/compile.ts';
+export { type CompiledVjp, compileVjp, type ResidualPolicy, type VjpOptions } from './compile/compile-vjp.ts';
+export type { MatmulPrecision } from './compile/trace.ts';
+export type { Tree } from './compile/tree.ts';
 export { annealCacheDir } from './install/cache-dir.ts';
 export { type TensorflowSetupCode, TensorflowSetupError } from './install/errors.ts';
 export { type PreparedTensorflow, type PrepareOptions, prepareTensorflow } from './install/prepare.ts';
@@ -8,3 +13,12 @@ export {
   terminalProgress,
 } from './install/progress.ts';
 export { type Device, TENSORFLOW_VERSION } from './install/wheel-plan.ts';
+export {
+  type Scalar,
+  type Tensor,
+  type Tensor1D,
+  type Tensor2D,
+  type Tensor3D,
+  type Tensor4D,
+  tf,
+} from './tf.ts';

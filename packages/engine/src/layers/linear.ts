@@ -1,0 +1,38 @@
+/** Linear maps as checkpoints store them: weight [out, in], y = x Wᵀ, with an optional low-rank update. */
+import { type Tensor, tf } from '@anneal/tensorflow';
+
+/**
+ * A LoRA update of one linear map (Hu et al. 2021, arXiv:2106.09685): y += scale · (x Aᵀ) Bᵀ.
+ *
+ * One adapter for all rows: `a` [rank, in], `b` [out, rank]. One adapter per batch row: `a` [batch, rank, in],
+ * `b` [batch, out, rank]. The scale alpha / rank is already multiplied into `a` or `b` by whoever stacks adapters, or
+ * applied here when `scale` is given.
+ */
+export interface LoraTensors {
+  a: Tensor;
+  b: Tensor;
+  scale: number;
+}
+
+/**
+ * y = x Wᵀ (+ bias) (+ LoRA).
+ * @param x [batch, time, in]
+ * @param weight [out, in]
+ * @returns [batch, time, out]
+ */
+export function linear(x: Tensor, weight: Tensor, lora?: LoraTensors, bias?: Tensor): Tensor {
+  const [batch, time, inFeatures] = x.shape as [number, number, number];
+  const outFeatures = weight.shape[0] as number;
+  const rows = tf.reshape(x, [batch * time, inFeatures]);
+  let y: Tensor = tf.matMul(rows as never, weight as never, false, true);
+  if (bias) y = tf.add(y, bias);
+  if (lora && lora.a.rank === 2) y = tf.add(y, lowRank(rows, lora));
+  const shaped = tf.reshape(y, [batch, time, outFeatures]);
+  return lora && lora.a.rank === 3 ? tf.add(shaped, lowRank(x, lora)) : shaped;
+}
+
+/** scale · (x Aᵀ) Bᵀ, batched when A and B have a leading batch dimension. */
+function lowRank(x: Tensor, { a, b, scale }: LoraTensors): Tensor {
+  const reduced = tf.mul(tf.matMul(x as never, a as never, false, true), scale);
+  return tf.matMul(reduced as never, b as never, false, true);
+}

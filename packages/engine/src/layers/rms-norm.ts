@@ -1,0 +1,11 @@
+import { type Tensor, tf } from '@anneal/tensorflow';
+
+/**
+ * Root mean square norm (Zhang & Sennrich 2019, arXiv:1910.07467) over the last axis.
+ * @param x [..., hidden]
+ * @param weight [hidden]
+ */
+export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
+  const inverse = tf.rsqrt(tf.add(tf.mean(tf.square(x), -1, true), eps));
+  return tf.mul(tf.mul(x, inverse), weight);
+}

@@ -1,0 +1,62 @@
+/**
+ * What a loss is to the engine: a pure function of target logprobs, written as a forward only; gradients come from tfjs
+ * and the result is compiled. One file per loss, listed in registry.ts.
+ */
+import type { Tensor } from '@anneal/tensorflow';
+import type { z } from 'zod';
+import type { EngineDatum } from '../engine.ts';
+
+/** A named tensor that a datum brings along; every one has the shape of `target_tokens`. */
+export interface LossInput {
+  /** Value of every position when a datum leaves the input out; without it the input is required. */
+  default?: number;
+  /** Refuses values outside, naming datum and position. */
+  min?: number;
+  max?: number;
+}
+
+/** One batch as the loss sees it. Rows are datums, padded at the end. */
+export interface LossBatch {
+  /** log p(target) at each position, [datums, time], or [datums, time, k] for losses with `allowsTopK`. */
+  logprobs: Tensor;
+  /** 1 at real positions, 0 in the padding: [datums, time]. Padded positions hold logprob 0 and input 0. */
+  mask: Tensor;
+  /** By name, shaped like `logprobs`. */
+  inputs: Record<string, Tensor>;
+}
+
+export interface LossResult {
+  /** Scalar: the sum that is differentiated. */
+  loss: Tensor;
+  /** Per position, [datums, time]; sums to `loss` where the loss is a sum over positions. */
+  elementwise?: Tensor;
+  /** Scalars by `name:reduction` (TINKER-API section 10), besides `loss:sum`. */
+  metrics: Record<string, Tensor>;
+}
+
+/** A loss's parsed `loss_fn_config`. */
+export type LossConfig = { readonly [key: string]: unknown };
+
+export interface LossDefinition<Config extends LossConfig = LossConfig> {
+  name: string;
+  /** Keys of `loss_fn_config` with their defaults and ranges; unknown keys are refused. */
+  config: z.ZodType<Config>;
+  /** Inputs besides `target_tokens`. */
+  inputs: Record<string, LossInput>;
+  /** Whether `target_tokens` may be [T, K]. */
+  allowsTopK?: boolean;
+  /** Datums that belong together (pairs) come as adjacent groups of this size and are never split. 1 when absent. */
+  groupSize?: number;
+  /** Inputs that the engine fills with the base model's logprobs when this config asks for it. */
+  baseLogprobsInput?(config: Config): string | undefined;
+  /** Checks across a call's datums that a schema cannot express; throws EngineError (user). */
+  validate?(data: EngineDatum[], config: Config): void;
+  /** Scales the loss by a number known per call, such as 1 / pairs for a mean; 1 when absent. */
+  callScale?(data: EngineDatum[], config: Config): number;
+  /**
+   * dL/dlogprob at each position is known without the logprobs (it is minus this input), so that forward and backward of
+   * the head run in one pass. Only for losses that are linear in the logprobs.
+   */
+  linearWeights?: string;
+  compute(batch: LossBatch, config: Config): LossResult;
+}

@@ -1,0 +1,63 @@
+/**
+ * What one family of models is to the engine. A family is one file that exports an {@link Architecture}; the registry
+ * lists them. Everything here is pure: tensors in, tensors out, so that it can be compiled for training and decoding alike.
+ */
+import type { Tensor } from '@anneal/tensorflow';
+import type { AttendFn } from '../layers/attention.ts';
+import type { LoraTensors } from '../layers/linear.ts';
+import type { RopeConfig, RopeTensors } from '../layers/rotary.ts';
+
+/** The numbers that the engine needs of any decoder; families add their own. */
+export interface DecoderConfig {
+  modelType: string;
+  vocabSize: number;
+  hiddenSize: number;
+  numLayers: number;
+  numHeads: number;
+  numKvHeads: number;
+  headDim: number;
+  maxContextLength: number;
+  normEps: number;
+  tieWordEmbeddings: boolean;
+  eosTokenIds: number[];
+  rope: RopeConfig;
+}
+
+export type LoraGroup = 'attn' | 'mlp' | 'unembed';
+
+/** A linear map that LoRA may adapt. */
+export interface LoraModule {
+  /** The key under which a layer looks its adapter up, for example `q`. */
+  key: string;
+  /** The checkpoint's name of the weight without `.weight`; also PEFT's module path. */
+  path: string;
+  group: LoraGroup;
+  inFeatures: number;
+  outFeatures: number;
+}
+
+export interface LayerInput {
+  /** [batch, time, hidden] */
+  x: Tensor;
+  weights: Record<string, Tensor>;
+  /** By {@link LoraModule.key}; absent keys are not adapted. */
+  lora: Record<string, LoraTensors>;
+  rope: RopeTensors;
+  attend: AttendFn;
+}
+
+export interface Architecture<C extends DecoderConfig = DecoderConfig> {
+  /** `model_type` values of config.json that this family serves. */
+  modelTypes: readonly string[];
+  /** @throws EngineError (user) naming the field of config.json that is wrong or unsupported. */
+  parseConfig(json: unknown): C;
+  /** Local weight name → checkpoint tensor name, for one layer. */
+  layerTensors(config: C, layer: number): Record<string, string>;
+  /** Embedding, final norm and head tensor names; no head where embeddings are tied. */
+  outerTensors(config: C): { embed: string; finalNorm: string; head?: string };
+  layerModules(config: C, layer: number): LoraModule[];
+  /** One decoder layer: [batch, time, hidden] → the same. */
+  layer(config: C, input: LayerInput): Tensor;
+  /** Final norm before the head: [rows, hidden] → the same. */
+  finalNorm(config: C, x: Tensor, weight: Tensor): Tensor;
+}

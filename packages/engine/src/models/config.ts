@@ -1,0 +1,113 @@
+/** Reading config.json: the fields that every decoder family shares, in both of Hugging Face's dialects. */
+import { z } from 'zod';
+import { EngineError } from '../engine.ts';
+import type { RopeScaling } from '../layers/rotary.ts';
+import type { DecoderConfig } from './architecture.ts';
+
+const RopeParameters = z.looseObject({
+  rope_theta: z.number().positive().optional(),
+  rope_type: z.string().optional(),
+  type: z.string().optional(),
+  factor: z.number().positive().optional(),
+  low_freq_factor: z.number().positive().optional(),
+  high_freq_factor: z.number().positive().optional(),
+  original_max_position_embeddings: z.number().positive().optional(),
+});
+type RopeParameters = z.infer<typeof RopeParameters>;
+
+const positive = z.number().int().positive();
+
+/** Fields of a decoder's config.json that we read; the rest is kept for the family's own schema. */
+export const DecoderJson = z.looseObject({
+  model_type: z.string(),
+  vocab_size: positive,
+  hidden_size: positive,
+  intermediate_size: positive,
+  num_hidden_layers: positive,
+  num_attention_heads: positive,
+  num_key_value_heads: positive.optional(),
+  head_dim: positive.nullish(),
+  max_position_embeddings: positive,
+  rms_norm_eps: z.number().positive(),
+  tie_word_embeddings: z.boolean().default(false),
+  hidden_act: z.string().default('silu'),
+  attention_bias: z.boolean().default(false),
+  mlp_bias: z.boolean().default(false),
+  eos_token_id: z.union([z.number().int(), z.array(z.number().int())]).nullish(),
+  rope_theta: z.number().positive().optional(),
+  rope_scaling: RopeParameters.nullish(),
+  rope_parameters: RopeParameters.nullish(),
+});
+export type DecoderJson = z.infer<typeof DecoderJson>;
+
+/** Parses config.json, and says which field is wrong. */
+export function parseDecoderJson(json: unknown): DecoderJson {
+  const parsed = DecoderJson.safeParse(json);
+  if (parsed.success) return parsed.data;
+  throw new EngineError('user', `config.json of the model is not usable:\n${z.prettifyError(parsed.error)}`);
+}
+
+/** The shared part of a decoder's configuration. */
+export function decoderConfig(json: DecoderJson): DecoderConfig {
+  const headDim = json.head_dim ?? json.hidden_size / json.num_attention_heads;
+  const numKvHeads = json.num_key_value_heads ?? json.num_attention_heads;
+  if (json.num_attention_heads % numKvHeads !== 0) {
+    throw new EngineError(
+      'user',
+      `config.json: num_attention_heads ${json.num_attention_heads} is not a multiple of num_key_value_heads ${numKvHeads}.`,
+    );
+  }
+  if (json.hidden_act !== 'silu') throw unsupported('hidden_act', json.hidden_act, 'silu');
+  const eos = json.eos_token_id ?? [];
+  const parameters: RopeParameters = json.rope_parameters ?? json.rope_scaling ?? {};
+  return {
+    modelType: json.model_type,
+    vocabSize: json.vocab_size,
+    hiddenSize: json.hidden_size,
+    numLayers: json.num_hidden_layers,
+    numHeads: json.num_attention_heads,
+    numKvHeads,
+    headDim,
+    maxContextLength: json.max_position_embeddings,
+    normEps: json.rms_norm_eps,
+    tieWordEmbeddings: json.tie_word_embeddings,
+    eosTokenIds: Array.isArray(eos) ? eos : [eos],
+    rope: {
+      theta: parameters.rope_theta ?? json.rope_theta ?? 10000,
+      dim: headDim,
+      scaling: ropeScaling(parameters),
+    },
+  };
+}
+
+function ropeScaling(parameters: RopeParameters): RopeScaling {
+  const type = parameters.rope_type ?? parameters.type ?? 'default';
+  const required = (
+    key: 'factor' | 'low_freq_factor' | 'high_freq_factor' | 'original_max_position_embeddings',
+  ): number => {
+    const value = parameters[key];
+    if (value === undefined)
+      throw new EngineError('user', `config.json: rope scaling "${type}" needs ${key}.`);
+    return value;
+  };
+  if (type === 'default') return { type };
+  if (type === 'linear') return { type, factor: required('factor') };
+  if (type === 'llama3') {
+    return {
+      type,
+      factor: required('factor'),
+      lowFreqFactor: required('low_freq_factor'),
+      highFreqFactor: required('high_freq_factor'),
+      originalMaxPosition: required('original_max_position_embeddings'),
+    };
+  }
+  throw unsupported('rope_scaling.rope_type', type, 'default, linear, llama3');
+}
+
+/** A value of config.json that this family does not compute. */
+export function unsupported(field: string, value: unknown, supported: string): EngineError {
+  return new EngineError(
+    'user',
+    `config.json: ${field} is ${JSON.stringify(value)}; supported: ${supported}.`,
+  );
+}

@@ -1,0 +1,22 @@
+/** Every model family the engine knows, by the `model_type` of config.json. Adding one is a file and a line here. */
+import { EngineError } from '../engine.ts';
+import type { Architecture } from './architecture.ts';
+import { llama } from './llama.ts';
+
+const ARCHITECTURES: Architecture[] = [llama];
+
+/** `model_type` values that can be served. */
+export function supportedModelTypes(): string[] {
+  return ARCHITECTURES.flatMap((architecture) => [...architecture.modelTypes]);
+}
+
+/** @throws EngineError (user) that lists what is supported, for an unknown `model_type`. */
+export function findArchitecture(json: unknown): Architecture {
+  const modelType = (json as { model_type?: unknown } | null)?.model_type;
+  const found = ARCHITECTURES.find((architecture) => architecture.modelTypes.includes(String(modelType)));
+  if (found) return found;
+  throw new EngineError(
+    'user',
+    `config.json: model_type ${JSON.stringify(modelType)} is not supported; supported: ${supportedModelTypes().join(', ')}. docs/adding-a-model.md shows how to add a family.`,
+  );
+}
