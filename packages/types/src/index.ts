@@ -13,6 +13,20 @@ export * from './chunks/image.ts';
 export * from './chunks/image-asset-pointer.ts';
 export * from './chunks/model-input-chunk.ts';
 export * from './client-config.ts';
+export * from './codec/forward-backward-json.ts';
+export * from './codec/forward-backward-output.ts';
+export {
+  type DecodedChunk,
+  type DecodedDatum,
+  type DecodedForwardBackwardRequest,
+  decodeForwardBackwardRequest,
+  encodeForwardBackwardRequest,
+  type ForwardBackwardSubmission,
+  joinTokens,
+} from './codec/forward-backward-request.ts';
+export * from './codec/sample-response.ts';
+export { MASK_LOGPROB, type TopkMatrix, type TopkRow, topkRows } from './codec/topk.ts';
+export * from './codec/wire-format-error.ts';
 export * from './create-model.ts';
 export * from './cursor.ts';
 export * from './custom-loss.ts';

@@ -3,11 +3,22 @@ import * as convert from './tensor-convert.ts';
 import { TensorDtype } from './tensor-dtype.ts';
 import { problemWithLayout } from './tensor-layout.ts';
 
-const Values = z.union([
-  z.array(z.number()),
-  z.custom<Float32Array>((value) => value instanceof Float32Array),
-  z.custom<Int32Array>((value) => value instanceof Int32Array),
-]);
+function problemWithValues(values: unknown): string | undefined {
+  if (values instanceof Float32Array || values instanceof Int32Array) return undefined;
+  if (!Array.isArray(values)) return 'must be a flat array of numbers, a Float32Array or an Int32Array';
+  const index = values.findIndex((value) => typeof value !== 'number');
+  return index < 0 ? undefined : `must be flat numbers, but [${index}] is ${describe(values[index])}`;
+}
+
+function describe(value: unknown): string {
+  if (typeof value === 'bigint') return `${value}, which a double cannot hold`;
+  return Array.isArray(value) ? 'an array (TensorData.fromArray flattens)' : String(value);
+}
+
+const Values = z.custom<number[] | Float32Array | Int32Array>().check((payload) => {
+  const message = problemWithValues(payload.value);
+  if (message) payload.issues.push({ code: 'custom', message, input: payload.value });
+});
 
 /** Flat values. Typed arrays are taken as they are; `z.encode` turns them into plain arrays. */
 const TensorValues = z.codec(Values, Values, {
