@@ -29,7 +29,7 @@ function isExecutable(entry: Entry): boolean {
 /** Requirements of one extra, as pip takes them: `Requires-Dist: NAME<3,>=2; extra == "EXTRA"` gives `NAME<3,>=2`. */
 export async function readExtraRequirements(wheel: string, extra: string): Promise<string[]> {
   const metadata = await readMetadata(wheel);
-  const pattern = /^Requires-Dist: ([^;]+); extra == ["']([^"']+)["']\s*$/gm;
+  const pattern = /^Requires-Dist: ([^;\n]+); extra == ["']([^"']+)["']\s*$/gm;
   return [...metadata.matchAll(pattern)]
     .filter((match) => match[2] === extra)
     .map((match) => match[1]!.trim());
