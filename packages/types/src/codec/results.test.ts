@@ -67,7 +67,7 @@ test('writes byte offsets, and a record of its own for each change of trailing s
 
 test('refuses datums that disagree in names, and tensors that do not fill their shape', () => {
   const metrics = {};
-  const mixed = [{ logprobs: float([1], 0) }, { other: float([1], 0) }];
+  const mixed: Record<string, DenseTensor>[] = [{ logprobs: float([1], 0) }, { other: float([1], 0) }];
   expect(() => encodeForwardBackwardOutput({ outputs: mixed, metrics })).toThrow(/loss_fn_outputs\[1\]/);
   const short = [{ logprobs: float([2], 0) }];
   expect(() => encodeForwardBackwardOutput({ outputs: short, metrics })).toThrow(
