@@ -48,9 +48,9 @@ function find(setting: Setting, { flags, env, file }: Layers): Found | undefined
   const flag = flags[setting.key];
   if (flag !== undefined)
     return { value: fromTexts(setting, flag, setting.flag), source: 'flag', name: setting.flag };
-  const variable = env[setting.env];
-  if (variable !== undefined && variable !== '') {
-    return { value: fromText(setting, variable, setting.env), source: 'env', name: setting.env };
+  const variable = [setting.env, setting.commonEnv].find((name) => name !== undefined && env[name]);
+  if (variable !== undefined) {
+    return { value: fromText(setting, env[variable] ?? '', variable), source: 'env', name: variable };
   }
   const value = file?.content[setting.key];
   return value === undefined ? undefined : { value, source: 'file', name: `${setting.key} in ${file?.path}` };

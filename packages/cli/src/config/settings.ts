@@ -10,6 +10,8 @@ export interface Setting {
   key: string;
   flag: string;
   env: string;
+  /** A second variable that other programs use too; `env` wins. */
+  commonEnv?: string;
   kind: SettingKind;
   /** What values are allowed, in words: `0 to 65535`, `fp32 or bf16`. */
   allowed?: string;
@@ -28,6 +30,7 @@ interface PropertySchema {
   maximum?: number;
   anyOf?: PropertySchema[];
   secret?: boolean;
+  commonEnv?: string;
 }
 
 /** All settings of a configuration schema, in its order. */
@@ -38,7 +41,9 @@ export function settingsOf(schema: z.ZodObject): Setting[] {
 }
 
 function setting(key: string, property: PropertySchema): Setting {
-  const words = key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+  const words = key
+    .replace(/[MK]iB$/, (unit) => `${unit[0]}ib`)
+    .replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
   const variant = property.anyOf?.find((option) => option.type !== 'null') ?? property;
   return {
     key,
@@ -49,6 +54,7 @@ function setting(key: string, property: PropertySchema): Setting {
     description: property.description ?? '',
     default: property.default,
     secret: property.secret === true,
+    commonEnv: property.commonEnv,
   };
 }
 
