@@ -63,7 +63,7 @@ def main() -> None:
             student.optim_step(types.AdamParams(learning_rate=args.learning_rate)).result()
             positions = sum(len(tokens) - first for tokens, first in texts)
             print(f"step {step + 1:>3}  loss {loss.result().metrics['loss:sum'] / positions:.4f}", flush=True)
-        print(f"checkpoint: {student.save_state('distilled').result().path}")
+        print(f"training checkpoint: {student.save_state('distilled').result().path}")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def main() -> None:
             model.optim_step(types.AdamParams(learning_rate=args.learning_rate)).result()
             m = result.metrics
             print(f"step {step + 1:>3}  loss {m['loss:sum']:.4f}  margin {m['margin']:+.2f}  accuracy {m['accuracy']:.2f}", flush=True)
-        print(f"checkpoint: {model.save_state('dpo').result().path}")
+        print(f"training checkpoint: {model.save_state('dpo').result().path}")
 
 
 def reference_logprobs(service: tinker.ServiceClient, batch: list[types.Datum]) -> list[float]:

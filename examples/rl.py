@@ -72,7 +72,7 @@ def main() -> None:
                 update = model.forward_backward(data, "importance_sampling")
                 model.optim_step(types.AdamParams(learning_rate=args.learning_rate)).result()
                 update.result()
-        print(f"checkpoint: {model.save_state('rl').result().path}")
+        print(f"training checkpoint: {model.save_state('rl').result().path}")
 
 
 if __name__ == "__main__":

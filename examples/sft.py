@@ -65,10 +65,11 @@ def main() -> None:
             print(f"step {step + 1:>3}  loss {loss.result().metrics['loss:sum'] / weight:.4f}", flush=True)
             update.result()
         print("after fine-tuning")
-        sampler = model.save_weights_and_get_sampling_client().result()
-        after = exact_match(sampler, tokenizer, held_out)
+        path = model.save_weights_for_sampler("sft").result().path
+        after = exact_match(service.create_sampling_client(model_path=path).result(), tokenizer, held_out)
         print(f"exact match: {before:.1%} before, {after:.1%} after")
-        print(f"checkpoint: {model.save_state('sft').result().path}")
+        print(f"sampler checkpoint: {path}")
+        print(f"training checkpoint, to go on from: {model.save_state('sft').result().path}")
 
 
 if __name__ == "__main__":

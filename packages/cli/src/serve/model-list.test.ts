@@ -1,0 +1,30 @@
+import { resolve } from 'node:path';
+import { expect, test } from 'vitest';
+import { modelList } from './model-list.ts';
+
+test('a hub name is served under itself, a folder under its last name or the given one', () => {
+  expect(modelList(['org/name', './models/tiny', 'mine=/models/other', '/models/a=b'], {}).models).toEqual([
+    { name: 'org/name', source: 'org/name' },
+    { name: 'tiny', source: resolve('models/tiny') },
+    { name: 'mine', source: '/models/other' },
+    { name: 'a=b', source: '/models/a=b' },
+  ]);
+});
+
+test('an alias of a served model adds a name, an alias of a folder adds a model', () => {
+  const { models, aliases } = modelList(['org/small', '/models/tiny'], {
+    'Qwen/Qwen3-8B-Base': 'org/small',
+    also: '/models/tiny',
+    third: '/models/third',
+  });
+  expect(aliases).toEqual({ 'Qwen/Qwen3-8B-Base': 'org/small', also: 'tiny' });
+  expect(models).toHaveLength(3);
+  expect(models[2]).toEqual({ name: 'third', source: '/models/third' });
+});
+
+test('one name for two models is refused', () => {
+  expect(() => modelList(['/a/tiny', '/b/tiny'], {})).toThrow('two models are called "tiny"');
+  expect(() => modelList(['org/small'], { 'org/small': 'org/small' })).toThrow(
+    'two models are called "org/small"',
+  );
+});

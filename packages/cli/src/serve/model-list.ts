@@ -1,0 +1,54 @@
+/** Turns what a person typed (`--model`, `--alias`) into the models to find and the names to serve them under. */
+import { basename, resolve } from 'node:path';
+import { usageError } from '../errors.ts';
+
+/** A model to look for: `source` is a hub name or a folder. */
+export interface WantedModel {
+  name: string;
+  source: string;
+}
+
+export interface ModelList {
+  models: WantedModel[];
+  /** Alias to the name of a served model. */
+  aliases: Record<string, string>;
+}
+
+const isFolder = (text: string): boolean => /^(\.{0,2}\/|~\/|\.{1,2}$)/.test(text);
+
+/**
+ * `--model org/name`, `--model FOLDER` (served under the folder's last name), `--model NAME=FOLDER`; an alias names a served
+ * model, or a folder, which is then a model of its own.
+ *
+ * @throws CliError when two models have one name, or an alias leads nowhere.
+ */
+export function modelList(model: string[], alias: Record<string, string>): ModelList {
+  const models = model.map(wantedModel);
+  const aliases: Record<string, string> = {};
+  for (const [name, target] of Object.entries(alias)) {
+    const served = models.find((entry) => entry.name === target || sameSource(entry.source, target));
+    if (served) aliases[name] = served.name;
+    else models.push({ name, source: absolute(target) });
+  }
+  const names = [...models.map(({ name }) => name), ...Object.keys(aliases)];
+  const twice = names.find((name, index) => names.indexOf(name) !== index);
+  if (twice !== undefined)
+    throw usageError(`--model: two models are called "${twice}"; give one as NAME=FOLDER`);
+  return { models, aliases };
+}
+
+function wantedModel(text: string): WantedModel {
+  const at = text.indexOf('=');
+  if (at > 0 && !isFolder(text)) return { name: text.slice(0, at), source: absolute(text.slice(at + 1)) };
+  return isFolder(text)
+    ? { name: basename(resolve(text)), source: absolute(text) }
+    : { name: text, source: text };
+}
+
+function absolute(source: string): string {
+  return isFolder(source) ? resolve(source.replace(/^~(?=\/)/, process.env.HOME ?? '~')) : source;
+}
+
+function sameSource(source: string, target: string): boolean {
+  return source === absolute(target);
+}
