@@ -3,6 +3,10 @@ export { type CompileOptions, compile } from './compile/compile.ts';
 export { type CompiledVjp, compileVjp, type ResidualPolicy, type VjpOptions } from './compile/compile-vjp.ts';
 export type { MatmulPrecision } from './compile/trace.ts';
 export type { Tree } from './compile/tree.ts';
+export type { Check } from './doctor/checks.ts';
+export type { CpuReport, GpuReport, MemoryReport } from './doctor/devices.ts';
+export { type DoctorReport, doctor } from './doctor/doctor.ts';
+export { formatDoctorReport } from './doctor/format.ts';
 export { annealCacheDir } from './install/cache-dir.ts';
 export { type TensorflowSetupCode, TensorflowSetupError } from './install/errors.ts';
 export { type PreparedTensorflow, type PrepareOptions, prepareTensorflow } from './install/prepare.ts';
@@ -13,6 +17,7 @@ export {
   terminalProgress,
 } from './install/progress.ts';
 export { type Device, TENSORFLOW_VERSION } from './install/wheel-plan.ts';
+export { loadTensorflow } from './load.ts';
 export {
   type Scalar,
   type Tensor,

@@ -1,5 +1,5 @@
 /** Downloads TensorFlow's C++ libraries (and NVIDIA's, for a GPU) and lays them out as their run paths expect. */
-import { rm } from 'node:fs/promises';
+import { rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { cacheWriteError, checkDiskSpace } from './cache-dir.ts';
 import { publish } from './cache-entry.ts';
@@ -68,7 +68,7 @@ function fetcher({ plan, pip, work, env, onProgress }: LibraryBuild, unpacked: s
         });
       },
     });
-    finishedBytes += wheelBytes;
+    finishedBytes += (await stat(wheel)).size;
     onProgress({ step: 'unpack', message: `Unpacking ${name}` });
     try {
       await unpackWheel(wheel, unpacked, wanted);

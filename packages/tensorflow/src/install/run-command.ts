@@ -4,7 +4,6 @@ import { spawn } from 'node:child_process';
 export interface CommandResult {
   /** Null when the program was not found or was killed. */
   exitCode: number | null;
-  notFound: boolean;
   stdout: string;
   stderr: string;
 }
@@ -19,8 +18,9 @@ export function runCommand(
     const child = spawn(program, args, {
       env: options.env ?? process.env,
       stdio: ['ignore', 'pipe', 'pipe'],
-      timeout: options.timeoutMs,
     });
+    // spawn's own timeout keeps the process alive when the program does not exist.
+    const timer = options.timeoutMs ? setTimeout(() => child.kill(), options.timeoutMs) : undefined;
     let stdout = '';
     let stderr = '';
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
@@ -29,10 +29,12 @@ export function runCommand(
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       stderr += text;
     });
-    child.on('error', (error) =>
-      resolve({ exitCode: null, notFound: true, stdout, stderr: stderr || error.message }),
-    );
-    child.on('close', (exitCode) => resolve({ exitCode, notFound: false, stdout, stderr }));
+    const settle = (exitCode: number | null, reason: string) => {
+      clearTimeout(timer);
+      resolve({ exitCode, stdout, stderr: stderr || reason });
+    };
+    child.on('error', (error) => settle(null, error.message));
+    child.on('close', (exitCode) => settle(exitCode, ''));
   });
 }
 
