@@ -35,22 +35,29 @@ function lines(stream: NodeJS.WritableStream) {
 }
 
 function bars(stream: NodeJS.WriteStream) {
-  const format = '{bar} {percentage}% {received}/{total} MB  {message}';
-  const multi = new MultiBar({ format, stream, hideCursor: true, barsize: 24 }, Presets.shades_classic);
-  let bar: SingleBar | undefined;
-  let shown = '';
-  const onProgress: OnSetupProgress = ({ message, receivedBytes, totalBytes }) => {
-    if (receivedBytes === undefined || totalBytes === undefined) {
-      if (message !== shown) multi.log(`${message}\n`);
-      shown = message;
-      return;
+  const format = '{bar} {percentage}% {receivedMb}/{totalMb} MB  {message}';
+  const byMessage = new Map<string, SingleBar>();
+  const plain = lines(stream);
+  // Made with the first bar: a start that finds everything in the cache must leave no trace on the terminal.
+  let multi: MultiBar | undefined;
+  let last = '';
+  const onProgress: OnSetupProgress = (event) => {
+    const { message, receivedBytes, totalBytes } = event;
+    if (receivedBytes !== undefined && totalBytes !== undefined) {
+      multi ??= new MultiBar({ format, stream, hideCursor: true, barsize: 24 }, Presets.shades_classic);
+      const values = { message, receivedMb: megabytes(receivedBytes), totalMb: megabytes(totalBytes) };
+      const bar = byMessage.get(message) ?? multi.create(totalBytes, receivedBytes, values);
+      byMessage.set(message, bar);
+      bar.update(receivedBytes, values);
+    } else if (!multi) {
+      plain.onProgress(event);
+    } else if (message !== last) {
+      last = message;
+      multi.log(`${message}\n`);
+      multi.update();
     }
-    const payload = { message, received: megabytes(receivedBytes), total: megabytes(totalBytes) };
-    if (message !== shown || !bar) bar = multi.create(totalBytes, 0, payload);
-    shown = message;
-    bar.update(receivedBytes, payload);
   };
-  return { onProgress, stop: () => multi.stop() };
+  return { onProgress, stop: () => multi?.stop() };
 }
 
 /** Whole decimal megabytes, as package indexes count them. */
