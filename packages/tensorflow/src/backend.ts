@@ -12,6 +12,7 @@ import {
   type OpAttr,
   type TensorMeta,
 } from './binding.ts';
+import { replaceKernels } from './kernels.ts';
 import { type Tensor, tf } from './tf.ts';
 
 const require = createRequire(import.meta.url);
@@ -61,6 +62,7 @@ export function installAddon(path: string): void {
     3,
   );
   require('@tensorflow/tfjs-node-gpu/dist/register_all_kernels');
+  replaceKernels();
   tf.setBackend('tensorflow');
   loaded = { native, graphs, backend };
 }

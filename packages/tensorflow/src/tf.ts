@@ -8,10 +8,10 @@ import type * as TfjsCore from '@tensorflow/tfjs-core';
 
 const require = createRequire(import.meta.url);
 
-// tfjs-node 4.22 calls functions that Node 23 removed (fixed upstream, not released).
+// tfjs-node 4.22 calls functions that Node 22 warns about and Node 23 removed (fixed upstream, not released).
 const legacyUtil = util as unknown as Record<string, (value: unknown) => boolean>;
-legacyUtil.isNullOrUndefined ??= (value) => value === null || value === undefined;
-legacyUtil.isArray ??= (value) => Array.isArray(value);
+legacyUtil.isNullOrUndefined = (value) => value === null || value === undefined;
+legacyUtil.isArray = (value) => Array.isArray(value);
 
 /** tfjs-core with all ops, chained methods and gradients registered. No backend is set until `loadTensorflow`. */
 export const tf = require('@tensorflow/tfjs-core') as typeof TfjsCore;

@@ -6,8 +6,8 @@ export interface StopConditions {
   readonly stopTokenIds?: Iterable<number>;
   /** Texts whose appearance in the decoded text, special tokens shown, ends a sequence. */
   readonly stopStrings?: Iterable<string>;
-  /** Needed for stop strings. */
-  readonly tokenizer: Pick<Tokenizer, 'idToToken' | 'newTextStream'>;
+  /** Needed where there are stop strings. */
+  readonly tokenizer?: Pick<Tokenizer, 'idToToken' | 'newTextStream'>;
 }
 
 /**
@@ -17,23 +17,24 @@ export interface StopConditions {
 export class StopMatcher {
   readonly #stopTokenIds: ReadonlySet<number>;
   readonly #stopStrings: readonly string[];
-  readonly #tokenizer: StopConditions['tokenizer'];
-  readonly #stream: TextStream;
+  readonly #tokenizer: NonNullable<StopConditions['tokenizer']> | undefined;
+  readonly #stream: TextStream | undefined;
   readonly #keep: number;
   #tail = '';
 
   constructor({ stopTokenIds = [], stopStrings = [], tokenizer }: StopConditions) {
     this.#stopTokenIds = new Set(stopTokenIds);
     this.#stopStrings = [...stopStrings];
+    if (this.#stopStrings.length > 0 && !tokenizer) throw new TypeError('Stop strings need a tokenizer.');
     this.#tokenizer = tokenizer;
-    this.#stream = tokenizer.newTextStream();
+    this.#stream = tokenizer?.newTextStream();
     this.#keep = Math.max(0, ...this.#stopStrings.map((text) => text.length - 1));
   }
 
   /** Adds a token and tells whether it is the sequence's last. */
   push(id: number): boolean {
     if (this.#stopTokenIds.has(id)) return true;
-    if (this.#stopStrings.length === 0) return false;
+    if (this.#stopStrings.length === 0 || !this.#tokenizer || !this.#stream) return false;
     const token = this.#tokenizer.idToToken(id);
     const settled = this.#tail + (token === undefined ? '' : this.#stream.push(token));
     const shown = settled + this.#stream.pending;

@@ -51,7 +51,9 @@ export class Trace implements OpSink {
   readonly nodes: TraceNode[] = [];
   readonly #binding: NativeBinding & GraphBinding;
   readonly #matmulPrecision: MatmulPrecision;
+  /** float32 tensors that also exist in bfloat16, and which of those were bfloat16 from the start. */
   readonly #bf16 = new Map<Ref, Ref>();
+  readonly #widened = new Set<Ref>();
   #lastStateful: number | undefined;
 
   constructor(binding: NativeBinding & GraphBinding, matmulPrecision: MatmulPrecision) {
@@ -82,6 +84,7 @@ export class Trace implements OpSink {
     if (dtype !== DataType.bfloat16) return wrapTensor(this.#meta(refOf(node, 0)));
     const widened = this.#cast(refOf(node, 0), DataType.bfloat16, DataType.float32);
     this.#bf16.set(widened, refOf(node, 0));
+    this.#widened.add(widened);
     return wrapTensor(this.#meta(widened));
   }
 
@@ -100,6 +103,7 @@ export class Trace implements OpSink {
       this.#matmulPrecision === 'bf16' &&
       MATMULS.has(op) &&
       inputs.every((r) => this.#dtype(r) === DataType.float32);
+    if (op === 'GatherV2' && this.#widened.has(inputs[0]!)) return [this.#meta(this.#bf16Gather(attrs, inputs))];
     const node = inBf16 ? this.#bf16Matmul(op, attrs, inputs) : this.#add(op, attrs, inputs);
     return Array.from({ length: numOutputs }, (_, output) => this.#meta(refOf(node, output)));
   }
@@ -115,6 +119,13 @@ export class Trace implements OpSink {
     const typed = attrs.map((attr) => (attr.name === 'T' ? { ...attr, value: DataType.bfloat16 } : attr));
     const product = refOf(this.#add(op, typed, narrow), 0);
     return nodeOf(this.#cast(product, DataType.bfloat16, DataType.float32));
+  }
+
+  /** Rows of a bfloat16 table: widens what was picked, not the table. */
+  #bf16Gather(attrs: OpAttr[], [table, ...rest]: Ref[]): Ref {
+    const typed = attrs.map((attr) => (attr.name === 'Tparams' ? { ...attr, value: DataType.bfloat16 } : attr));
+    const picked = refOf(this.#add('GatherV2', typed, [this.#bf16.get(table!)!, ...rest]), 0);
+    return this.#cast(picked, DataType.bfloat16, DataType.float32);
   }
 
   #cast(ref: Ref, from: number, to: number): Ref {
