@@ -13,7 +13,10 @@ export const crossEntropy: LossDefinition = {
   allowsTopK: true,
   linearWeights: 'weights',
   compute: ({ logprobs, inputs }) => {
-    const elementwise = tf.neg(tf.mul(inputs.weights!, logprobs));
+    const weights = inputs.weights!;
+    const scored = tf.where(tf.notEqual(weights, 0), logprobs, 0);
+    const terms = tf.neg(tf.mul(weights, scored));
+    const elementwise = terms.rank === 3 ? tf.sum(terms, -1) : terms;
     return { loss: tf.sum(elementwise), elementwise, metrics: {} };
   },
 };

@@ -23,6 +23,11 @@ export class BaseModel {
   /** [vocab, hidden]; the embedding itself where they are tied. */
   readonly head: Tensor;
   readonly #ropeTables = new Map<string, RopeTensors>();
+  #hostRope: { length: number; cos: Float32Array; sin: Float32Array } = {
+    length: 0,
+    cos: new Float32Array(0),
+    sin: new Float32Array(0),
+  };
 
   private constructor(
     folder: string,
@@ -34,7 +39,7 @@ export class BaseModel {
     this.architecture = architecture;
     this.config = config;
     this.precision = precision;
-    using reader = openSafetensors(folder);
+    const reader = openWeights(folder);
     const outer = architecture.outerTensors(config);
     this.embed = loadTensor(reader, outer.embed, precision);
     this.finalNorm = loadTensor(reader, outer.finalNorm, precision);
@@ -47,6 +52,7 @@ export class BaseModel {
         ]),
       ),
     );
+    reader.close();
     expectShape(this.embed, [config.vocabSize, config.hiddenSize], outer.embed);
     expectShape(this.head, [config.vocabSize, config.hiddenSize], outer.head ?? outer.embed);
   }
@@ -97,11 +103,42 @@ export class BaseModel {
     return tensors;
   }
 
+  /** Rotary rows of single positions on the host, each [positions, dim / 2]. */
+  ropeRows(positions: number[]): { cos: Float32Array; sin: Float32Array } {
+    const half = this.config.rope.dim / 2;
+    const longest = Math.max(...positions) + 1;
+    if (this.#hostRope.length < longest) {
+      const length = Math.min(
+        Math.max(longest, 2 * this.#hostRope.length, 512),
+        Math.max(longest, this.config.maxContextLength),
+      );
+      this.#hostRope = { length, ...ropeTable(this.config.rope, length) };
+    }
+    const pick = (table: Float32Array) => {
+      const rows = new Float32Array(positions.length * half);
+      positions.forEach((position, i) => {
+        rows.set(table.subarray(position * half, (position + 1) * half), i * half);
+      });
+      return rows;
+    };
+    return { cos: pick(this.#hostRope.cos), sin: pick(this.#hostRope.sin) };
+  }
+
   dispose(): void {
     tf.dispose([this.embed, this.finalNorm, ...this.layers.flatMap((layer) => Object.values(layer))]);
     if (this.head !== this.embed) this.head.dispose();
     for (const { cos, sin } of this.#ropeTables.values()) tf.dispose([cos, sin]);
     this.#ropeTables.clear();
+  }
+}
+
+function openWeights(folder: string): SafetensorsReader {
+  try {
+    return openSafetensors(folder);
+  } catch (cause) {
+    throw new EngineError('user', `The model's weights cannot be read: ${(cause as Error).message}`, {
+      cause,
+    });
   }
 }
 

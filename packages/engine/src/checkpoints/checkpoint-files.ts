@@ -1,0 +1,220 @@
+/**
+ * Checkpoint folders: the adapter in PEFT's format (`adapter_model.safetensors`, `adapter_config.json`), what PEFT has no
+ * field for in `anneal.json`, and for training checkpoints the Adam moments in `optimizer.safetensors`.
+ */
+import { readFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import path from 'node:path';
+import {
+  openSafetensors,
+  type SafetensorsReader,
+  type TensorToWrite,
+  writeSafetensors,
+} from '@anneal/safetensors';
+import { type Tensor, tf } from '@anneal/tensorflow';
+import { z } from 'zod';
+import { EngineError, type LoraSpec } from '../engine.ts';
+import { LoraAdapter } from '../lora/adapter.ts';
+import type { BaseModel } from '../models/base-model.ts';
+import type { AdamState } from '../optimizer/adamw.ts';
+
+const ADAPTER = 'adapter_model.safetensors';
+const ADAPTER_CONFIG = 'adapter_config.json';
+const OPTIMIZER = 'optimizer.safetensors';
+const MANIFEST = 'anneal.json';
+
+const Manifest = z.object({
+  format: z.literal(1),
+  base_model: z.string(),
+  step: z.number().int().nonnegative(),
+  lora: z.object({
+    rank: z.number().int().positive(),
+    alpha: z.number().positive(),
+    seed: z
+      .string()
+      .regex(/^-?\d+$/)
+      .optional(),
+    train_attn: z.boolean(),
+    train_mlp: z.boolean(),
+    train_unembed: z.boolean(),
+  }),
+});
+type Manifest = z.infer<typeof Manifest>;
+
+/** Parameter names in the order of `adapter.parameters()`, as PEFT writes them. */
+function parameterNames(adapter: LoraAdapter): string[] {
+  return adapter
+    .modules()
+    .flatMap(({ module }) =>
+      ['lora_A', 'lora_B'].map((part) => `base_model.model.${module.path}.${part}.weight`),
+    );
+}
+
+function tensorsToWrite(names: string[], tensors: Tensor[]): TensorToWrite[] {
+  return tensors.map((tensor, i) => ({
+    name: names[i]!,
+    dtype: 'F32',
+    shape: tensor.shape,
+    data: () => tensor.dataSync() as Float32Array,
+  }));
+}
+
+/** Writes an adapter, and its optimizer state where given; every file is on the disk when this returns. */
+export async function writeCheckpoint(
+  dir: string,
+  baseModel: string,
+  adapter: LoraAdapter,
+  optimizer?: AdamState,
+): Promise<void> {
+  const names = parameterNames(adapter);
+  await writeSafetensors(path.join(dir, ADAPTER), tensorsToWrite(names, adapter.parameters()), {
+    format: 'pt',
+  });
+  await writeJson(path.join(dir, ADAPTER_CONFIG), peftConfig(baseModel, adapter));
+  if (optimizer) {
+    const moments = [
+      ...tensorsToWrite(
+        names.map((n) => `m.${n}`),
+        optimizer.m,
+      ),
+      ...tensorsToWrite(
+        names.map((n) => `v.${n}`),
+        optimizer.v,
+      ),
+    ];
+    await writeSafetensors(path.join(dir, OPTIMIZER), moments);
+  }
+  await writeJson(path.join(dir, MANIFEST), manifestOf(baseModel, adapter.spec, optimizer?.step ?? 0));
+}
+
+function manifestOf(baseModel: string, spec: LoraSpec, step: number): Manifest {
+  return {
+    format: 1,
+    base_model: baseModel,
+    step,
+    lora: {
+      rank: spec.rank,
+      alpha: spec.alpha,
+      ...(spec.seed === undefined ? {} : { seed: spec.seed.toString() }),
+      train_attn: spec.trainAttn,
+      train_mlp: spec.trainMlp,
+      train_unembed: spec.trainUnembed,
+    },
+  };
+}
+
+function peftConfig(baseModel: string, adapter: LoraAdapter): Record<string, unknown> {
+  const targets = new Set(adapter.modules().map(({ module }) => module.path.split('.').at(-1)));
+  return {
+    peft_type: 'LORA',
+    task_type: 'CAUSAL_LM',
+    base_model_name_or_path: baseModel,
+    r: adapter.spec.rank,
+    lora_alpha: adapter.spec.alpha,
+    lora_dropout: 0,
+    bias: 'none',
+    fan_in_fan_out: false,
+    inference_mode: true,
+    init_lora_weights: true,
+    target_modules: [...targets].sort(),
+  };
+}
+
+async function writeJson(file: string, value: unknown): Promise<void> {
+  const handle = await open(file, 'w');
+  try {
+    await handle.writeFile(`${JSON.stringify(value, null, 2)}\n`);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+export interface CheckpointInfo {
+  baseModel: string;
+  step: number;
+  lora: LoraSpec;
+}
+
+/** @throws EngineError (user) when the folder is no checkpoint of ours or is damaged. */
+export function readCheckpointInfo(dir: string): CheckpointInfo {
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(path.join(dir, MANIFEST), 'utf8'));
+  } catch (cause) {
+    throw new EngineError('user', `The checkpoint cannot be read: ${(cause as Error).message}`, { cause });
+  }
+  const parsed = Manifest.safeParse(json);
+  if (!parsed.success)
+    throw new EngineError(
+      'user',
+      `The checkpoint's ${MANIFEST} is damaged:\n${z.prettifyError(parsed.error)}`,
+    );
+  const { base_model, step, lora } = parsed.data;
+  return {
+    baseModel: base_model,
+    step,
+    lora: {
+      rank: lora.rank,
+      alpha: lora.alpha,
+      ...(lora.seed === undefined ? {} : { seed: BigInt(lora.seed) }),
+      trainAttn: lora.train_attn,
+      trainMlp: lora.train_mlp,
+      trainUnembed: lora.train_unembed,
+    },
+  };
+}
+
+/** Loads the adapter of a checkpoint folder onto `base`. */
+export function readAdapter(dir: string, base: BaseModel, spec: LoraSpec): LoraAdapter {
+  return withReader(path.join(dir, ADAPTER), (reader) =>
+    LoraAdapter.from(base, spec, ({ path: module, inFeatures, outFeatures }) => ({
+      a: readParameter(reader, `base_model.model.${module}.lora_A.weight`, [spec.rank, inFeatures]),
+      b: readParameter(reader, `base_model.model.${module}.lora_B.weight`, [outFeatures, spec.rank]),
+    })),
+  );
+}
+
+/** Loads Adam moments to go with an adapter read from the same folder. */
+export function readOptimizer(dir: string, adapter: LoraAdapter, step: number): AdamState {
+  const names = parameterNames(adapter);
+  const parameters = adapter.parameters();
+  return withReader(path.join(dir, OPTIMIZER), (reader) => {
+    const moments = (prefix: 'm' | 'v') =>
+      names.map((name, i) => {
+        const shape = parameters[i]!.shape;
+        return tf.tensor(readParameter(reader, `${prefix}.${name}`, shape), shape);
+      });
+    return { step, m: moments('m'), v: moments('v') };
+  });
+}
+
+function withReader<T>(file: string, body: (reader: SafetensorsReader) => T): T {
+  let reader: SafetensorsReader;
+  try {
+    reader = openSafetensors(file);
+  } catch (cause) {
+    throw new EngineError('user', `The checkpoint cannot be read: ${(cause as Error).message}`, { cause });
+  }
+  try {
+    return body(reader);
+  } finally {
+    reader.close();
+  }
+}
+
+function readParameter(reader: SafetensorsReader, name: string, shape: number[]): Float32Array {
+  if (!reader.has(name))
+    throw new EngineError(
+      'user',
+      `The checkpoint has no tensor "${name}": it belongs to another base model, or is damaged.`,
+    );
+  const found = reader.info(name).shape;
+  if (found.join() !== shape.join()) {
+    throw new EngineError(
+      'user',
+      `The checkpoint's tensor "${name}" has shape [${found.join(', ')}], the base model needs [${shape.join(', ')}].`,
+    );
+  }
+  return reader.readFloat32Sync(name);
+}

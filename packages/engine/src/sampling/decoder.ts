@@ -1,0 +1,334 @@
+/** The compiled functions of sampling: prefill of prompts, one decode step, and what is read off the logits. */
+import { compile, type Tensor, type Tree, tf } from '@anneal/tensorflow';
+import { attend, causalMaskValues } from '../layers/attention.ts';
+import { type LoraTensors, linear } from '../layers/linear.ts';
+import type { BaseModel } from '../models/base-model.ts';
+import type { StackedAdapters } from './adapter-stack.ts';
+import { type KvCache, type PrefilledRows, RECENT } from './kv-cache.ts';
+
+type LoraTree = Record<string, { a: Tensor; b: Tensor; scale: number }>;
+
+interface PrefillTree {
+  [key: string]: Tree;
+  x: Tensor;
+  weights: Record<string, Tensor>;
+  lora: LoraTree;
+  rope: { cos: Tensor; sin: Tensor };
+  mask: Tensor;
+}
+
+interface DecodeTree {
+  [key: string]: Tree;
+  x: Tensor;
+  weights: Record<string, Tensor>;
+  lora: LoraTree;
+  rope: { cos: Tensor; sin: Tensor };
+  past: { k: Tensor; v: Tensor };
+  recent: { k: Tensor; v: Tensor };
+  /** [1, slots, 1, capacity] and [1, slots, 1, RECENT] */
+  masks: { past: Tensor; recent: Tensor };
+  /** 1 at the step's place in the recent window: [1, 1, RECENT, 1] */
+  place: Tensor;
+}
+
+interface HeadTree {
+  [key: string]: Tree;
+  /** [slots, 1, hidden], before the final norm */
+  x: Tensor;
+  norm: Tensor;
+  weight: Tensor;
+  lora: { a: Tensor; b: Tensor; scale: number } | undefined;
+  /** [slots, 1]; ignored for greedy rows */
+  temperature: Tensor;
+  /** [slots, 1], uniform in [0, 1) */
+  u: Tensor;
+  /** Best candidates to return per row; 0 for none. */
+  candidates: number;
+}
+
+/** What is read per row after a step. */
+export interface HeadOutput {
+  /** [slots, vocab], on the device; the caller frees it. */
+  logits: Tensor;
+  argmax: Int32Array;
+  /** An id drawn by temperature alone. */
+  drawn: Int32Array;
+  /** Logits of `argmax` and `drawn`. */
+  argmaxLogit: Float32Array;
+  drawnLogit: Float32Array;
+  /** log Σ exp(logits), untempered. */
+  logTotal: Float32Array;
+  /** Σ exp((logit − best) / temperature). */
+  mass: Float32Array;
+  /** [slots, candidates], best first. */
+  topIds: Int32Array;
+  topLogits: Float32Array;
+}
+
+export class Decoder {
+  readonly #base: BaseModel;
+  readonly #embed: (inputs: { ids: Tensor; table: Tensor }) => { x: Tensor };
+  readonly #prefillLayer: (inputs: PrefillTree) => { y: Tensor; k: Tensor; v: Tensor };
+  readonly #decodeLayer: (inputs: DecodeTree) => { y: Tensor; k: Tensor; v: Tensor };
+  readonly #head: (inputs: HeadTree) => { [key: string]: Tensor };
+
+  constructor(base: BaseModel, options: { xla: boolean }) {
+    this.#base = base;
+    const { architecture, config } = base;
+    const scale = 1 / Math.sqrt(config.headDim);
+    const precision = { matmulPrecision: base.precision };
+    this.#embed = compile(
+      'sample_embed',
+      ({ ids, table }) => ({ x: tf.gather(table, ids as never) }),
+      precision,
+    );
+    this.#prefillLayer = compile(
+      'prefill_layer',
+      ({ x, weights, lora, rope, mask }: PrefillTree) => {
+        let cached: { k: Tensor; v: Tensor } | undefined;
+        const y = architecture.layer(config, {
+          x,
+          weights,
+          lora,
+          rope,
+          attend: (q, k, v) => {
+            cached = { k: headMajorRows(k), v: headMajorRows(v) };
+            return attend(q, k, v, mask, scale);
+          },
+        });
+        return { y, ...cached! };
+      },
+      precision,
+    );
+    this.#decodeLayer = compile(
+      'decode_layer',
+      ({ x, weights, lora, rope, past, recent, masks, place }: DecodeTree) => {
+        let cached: { k: Tensor; v: Tensor } | undefined;
+        const y = architecture.layer(config, {
+          x,
+          weights,
+          lora,
+          rope,
+          attend: (q, k, v) => {
+            cached = { k: writeRecent(recent.k, k, place), v: writeRecent(recent.v, v, place) };
+            return attendCached(q, past, cached, masks, scale);
+          },
+        });
+        return { y, ...cached! };
+      },
+      { ...precision, xla: options.xla },
+    );
+    this.#head = compile('sample_head', (inputs: HeadTree) => headOutputs(inputs, base), precision);
+  }
+
+  get vocabSize(): number {
+    return this.#base.config.vocabSize;
+  }
+
+  /**
+   * Runs prompts through the layers.
+   * @param ids int32 [rows, width], padded at the end
+   * @returns Hidden states before the final norm [rows, width, hidden], and keys and values for the cache.
+   */
+  prefill(ids: Tensor, adapters: StackedAdapters): { x: Tensor; cached: PrefilledRows } {
+    const width = ids.shape[1] as number;
+    const mask = tf.tensor4d(causalMaskValues(width), [1, 1, width, width]);
+    const cached: PrefilledRows = { k: [], v: [], width };
+    let { x } = this.#embed({ ids, table: this.#base.embed });
+    this.#base.layers.forEach((weights, layer) => {
+      const lora = adapters.layers[layer] as LoraTree;
+      const { y, k, v } = this.#prefillLayer({
+        x,
+        weights,
+        lora,
+        rope: this.#base.rope(width) as PrefillTree['rope'],
+        mask,
+      });
+      x.dispose();
+      x = y;
+      cached.k.push(k);
+      cached.v.push(v);
+    });
+    mask.dispose();
+    return { x, cached };
+  }
+
+  /**
+   * One token for every slot.
+   * @param tokens One id per slot
+   * @returns Hidden states before the final norm, [slots, 1, hidden]; the cache has advanced.
+   */
+  step(tokens: Int32Array, cache: KvCache, adapters: StackedAdapters): Tensor {
+    const { slots, capacity } = cache;
+    const masks = cache.masks();
+    const inputs = {
+      ids: tf.tensor2d(tokens, [slots, 1], 'int32') as Tensor,
+      masks: {
+        past: tf.tensor4d(masks.past, [1, slots, 1, capacity]) as Tensor,
+        recent: tf.tensor4d(masks.recent, [1, slots, 1, RECENT]) as Tensor,
+      },
+      place: tf.tensor4d(
+        Float32Array.from({ length: RECENT }, (_, i) => (i === cache.step ? 1 : 0)),
+        [1, 1, RECENT, 1],
+      ) as Tensor,
+      rope: this.#ropeAt(Array.from({ length: slots }, (_, slot) => cache.length(slot))),
+    };
+    let { x } = this.#embed({ ids: inputs.ids, table: this.#base.embed });
+    const recent: { k: Tensor[]; v: Tensor[] } = { k: [], v: [] };
+    this.#base.layers.forEach((weights, layer) => {
+      const { y, k, v } = this.#decodeLayer({
+        x,
+        weights,
+        lora: adapters.layers[layer] as LoraTree,
+        rope: inputs.rope,
+        past: { k: cache.past.k[layer]!, v: cache.past.v[layer]! },
+        recent: { k: cache.recent.k[layer]!, v: cache.recent.v[layer]! },
+        masks: inputs.masks,
+        place: inputs.place,
+      });
+      x.dispose();
+      x = y;
+      recent.k.push(k);
+      recent.v.push(v);
+    });
+    tf.dispose([
+      inputs.ids,
+      inputs.masks.past,
+      inputs.masks.recent,
+      inputs.place,
+      inputs.rope.cos,
+      inputs.rope.sin,
+    ]);
+    cache.advance(recent);
+    return x;
+  }
+
+  /** Logits of the rows' next token and what sampling needs of them. Frees nothing but its own. */
+  head(
+    x: Tensor,
+    head: LoraTensors | undefined,
+    temperature: Float32Array,
+    u: Float32Array,
+    candidates: number,
+  ): HeadOutput {
+    const rows = x.shape[0] as number;
+    const inputs = {
+      temperature: tf.tensor2d(temperature, [rows, 1]) as Tensor,
+      u: tf.tensor2d(u, [rows, 1]) as Tensor,
+    };
+    const out = this.#head({
+      x,
+      norm: this.#base.finalNorm,
+      weight: this.#base.head,
+      lora: head as HeadTree['lora'],
+      ...inputs,
+      candidates,
+    });
+    const floats = (name: string) =>
+      out[name] ? (out[name].dataSync() as Float32Array) : new Float32Array(0);
+    const ints = (name: string) => (out[name] ? (out[name].dataSync() as Int32Array) : new Int32Array(0));
+    const result: HeadOutput = {
+      logits: out.logits!,
+      argmax: ints('argmax'),
+      drawn: ints('drawn'),
+      argmaxLogit: floats('argmaxLogit'),
+      drawnLogit: floats('drawnLogit'),
+      logTotal: floats('logTotal'),
+      mass: floats('mass'),
+      topIds: ints('topIds'),
+      topLogits: floats('topLogits'),
+    };
+    const { logits: _, ...read } = out;
+    tf.dispose([inputs.temperature, inputs.u, ...Object.values(read)]);
+    return result;
+  }
+
+  /** Rotary tensors for one position per slot: [slots, 1, dim / 2]. */
+  #ropeAt(positions: number[]): { cos: Tensor; sin: Tensor } {
+    const { cos, sin } = this.#base.ropeRows(positions);
+    const shape: [number, number, number] = [positions.length, 1, this.#base.config.rope.dim / 2];
+    return { cos: tf.tensor3d(cos, shape), sin: tf.tensor3d(sin, shape) };
+  }
+}
+
+/** [rows, kvHeads, width, dim] → [kvHeads, rows · width, dim], as the cache gathers from it. */
+function headMajorRows(x: Tensor): Tensor {
+  const [rows, kvHeads, width, dim] = x.shape as [number, number, number, number];
+  return tf.reshape(tf.transpose(x, [1, 0, 2, 3]), [kvHeads, rows * width, dim]);
+}
+
+/** Puts this step's keys or values [slots, kvHeads, 1, dim] at their place in the window [kvHeads, slots, RECENT, dim]. */
+function writeRecent(recent: Tensor, fresh: Tensor, place: Tensor): Tensor {
+  return tf.add(tf.mul(recent, tf.sub(1, place)), tf.mul(tf.transpose(fresh, [1, 0, 2, 3]), place));
+}
+
+/**
+ * Attention of one query per slot over past and recent keys, without joining them.
+ * @param q [slots, heads, 1, dim]
+ * @returns [slots, heads, 1, dim]
+ */
+function attendCached(
+  q: Tensor,
+  past: { k: Tensor; v: Tensor },
+  recent: { k: Tensor; v: Tensor },
+  masks: { past: Tensor; recent: Tensor },
+  scale: number,
+): Tensor {
+  const [slots, heads, , dim] = q.shape as [number, number, number, number];
+  const kvHeads = past.k.shape[0] as number;
+  // The cache has heads first, so heads play the batch here and the slots' query groups the heads.
+  const grouped = tf.transpose(tf.reshape(q, [slots, kvHeads, heads / kvHeads, dim]), [1, 0, 2, 3]);
+  const scores = tf.concat(
+    [
+      tf.add(scoresOf(grouped, past.k, scale), masks.past),
+      tf.add(scoresOf(grouped, recent.k, scale), masks.recent),
+    ],
+    -1,
+  );
+  const capacity = past.k.shape[2] as number;
+  const [onPast, onRecent] = tf.split(tf.softmax(scores), [capacity, RECENT], -1) as [Tensor, Tensor];
+  const mixed = tf.add(
+    tf.matMul(onPast as never, past.v as never),
+    tf.matMul(onRecent as never, recent.v as never),
+  );
+  return tf.reshape(tf.transpose(mixed, [1, 0, 2, 3]), [slots, heads, 1, dim]);
+}
+
+/** [kvHeads, slots, group, dim] × [kvHeads, slots, keys, dim] → [kvHeads, slots, group, keys] */
+function scoresOf(q: Tensor, k: Tensor, scale: number): Tensor {
+  return tf.matMul(tf.mul(q, scale) as never, k as never, false, true);
+}
+
+function headOutputs(
+  { x, norm, weight, lora, temperature, u, candidates }: HeadTree,
+  base: BaseModel,
+): { [key: string]: Tensor } {
+  const [rows, , hidden] = x.shape as [number, number, number];
+  const h = base.architecture.finalNorm(base.config, tf.reshape(x, [rows, hidden]), norm);
+  const vocab = weight.shape[0] as number;
+  const logits = tf.reshape(linear(tf.reshape(h, [rows, 1, hidden]), weight, lora), [rows, vocab]);
+  const best = tf.max(logits, -1, true);
+  const shifted = tf.sub(logits, best);
+  const logTotal = tf.add(tf.log(tf.sum(tf.exp(shifted), -1, true)), best);
+  const masses = tf.exp(tf.div(shifted, temperature));
+  const running = tf.cumsum(masses, -1);
+  const total = tf.slice(running, [0, vocab - 1], [rows, 1]);
+  const below = tf.sum(tf.cast(tf.lessEqual(running, tf.mul(total, u)), 'int32'), -1, true);
+  const drawn = tf.minimum(below, tf.scalar(vocab - 1, 'int32'));
+  const argmax = tf.expandDims(tf.argMax(logits, -1), 1);
+  const outputs: { [key: string]: Tensor } = {
+    logits,
+    argmax,
+    drawn,
+    argmaxLogit: best,
+    drawnLogit: tf.gather(logits, drawn as never, 1, 1),
+    logTotal,
+    mass: total,
+  };
+  if (candidates > 0) {
+    const top = tf.topk(logits, candidates, true);
+    outputs.topIds = top.indices;
+    outputs.topLogits = top.values;
+  }
+  return outputs;
+}

@@ -1,0 +1,143 @@
+import { tf } from '@anneal/tensorflow';
+import { loadTokenizer } from '@anneal/tokenizer/node';
+import { expect, test } from 'vitest';
+import type { SampleRequest, SamplingParams } from '../engine.ts';
+import { BaseModel } from '../models/base-model.ts';
+import { archFixture } from '../testing/fixtures.ts';
+import '../testing/tensorflow.ts';
+import { LoraAdapter } from '../lora/adapter.ts';
+import { loraSpec } from '../testing/fixtures.ts';
+import { HeadPass } from '../training/head-pass.ts';
+import { Sampler } from './sampler.ts';
+
+const fixture = archFixture('llama3');
+const base = BaseModel.load(fixture.modelDir, 'fp32');
+const tokenizer = await loadTokenizer(fixture.modelDir);
+const newSampler = (maxSlots = 8) =>
+  new Sampler(base, new HeadPass(base), {
+    maxSlots,
+    kvBudgetBytes: 1e9,
+    prefillTokens: 256,
+    xla: false,
+    tokenizer: () => tokenizer,
+  });
+const request = (
+  prompt: number[],
+  params: Partial<SamplingParams> = {},
+  rest: Partial<SampleRequest> = {},
+): SampleRequest => ({
+  samplerId: 's',
+  prompt: Int32Array.from(prompt),
+  numSamples: 1,
+  params: { maxTokens: 8, temperature: 0, topK: -1, topP: 1, stop: { tokenIds: [], strings: [] }, ...params },
+  promptLogprobs: false,
+  topkPromptLogprobs: 0,
+  topkSampleLogprobs: 0,
+  promptAltTokensK: 0,
+  ...rest,
+});
+async function finish<T>(sampler: Sampler, results: Promise<T>[]): Promise<T[]> {
+  while (sampler.hasWork) sampler.work();
+  return Promise.all(results);
+}
+const { greedy, sequences } = fixture.reference;
+
+test('greedy tokens equal the reference, alone and among neighbours that come and go', async () => {
+  const sampler = newSampler();
+  const wanted = greedy.tokens.length;
+  const [alone] = await finish(sampler, [
+    sampler.submit(request(greedy.prompt, { maxTokens: wanted }), undefined),
+  ]);
+  expect([...alone!.sequences[0]!.tokens]).toEqual(greedy.tokens);
+  const mixed = [
+    sampler.submit(request(greedy.prompt.slice(0, 3), { maxTokens: 2, temperature: 1, seed: 1n }), undefined),
+    sampler.submit(request(greedy.prompt, { maxTokens: wanted }), undefined),
+    sampler.submit(
+      request(sequences[2]!.tokens, { maxTokens: 40, temperature: 1, seed: 2n }, { numSamples: 3 }),
+      undefined,
+    ),
+  ];
+  sampler.work();
+  sampler.work();
+  mixed.push(sampler.submit(request(greedy.prompt, { maxTokens: wanted }), undefined));
+  const all = await finish(sampler, mixed);
+  expect([...all[1]!.sequences[0]!.tokens]).toEqual(greedy.tokens);
+  expect([...all[3]!.sequences[0]!.tokens]).toEqual(greedy.tokens);
+});
+
+test('decoded logprobs equal scoring the same tokens as a prompt, past the recent window', async () => {
+  const sampler = newSampler();
+  const [sampled] = await finish(sampler, [
+    sampler.submit(request(greedy.prompt, { maxTokens: 45, temperature: 1, seed: 5n }), undefined),
+  ]);
+  const { tokens, logprobs } = sampled!.sequences[0]!;
+  const [scored] = await finish(sampler, [
+    sampler.submit(
+      request([...greedy.prompt, ...tokens], { maxTokens: 1 }, { promptLogprobs: true }),
+      undefined,
+    ),
+  ]);
+  tokens.forEach((_, i) => {
+    expect(Math.abs(logprobs[i]! - scored!.promptLogprobs![greedy.prompt.length + i]!)).toBeLessThan(1e-4);
+  });
+});
+
+test('adapters in one batch give what each gives alone', async () => {
+  const adapter = (seed: bigint, rank: number) =>
+    LoraAdapter.from(base, loraSpec({ rank, trainUnembed: rank === 8 }), ({ inFeatures, outFeatures }) => ({
+      a: Float32Array.from({ length: rank * inFeatures }, (_, i) => Math.sin(i + Number(seed)) / 8),
+      b: Float32Array.from({ length: rank * outFeatures }, (_, i) => Math.cos(i * 3 + Number(seed)) / 16),
+    }));
+  const adapters = [undefined, adapter(1n, 4), adapter(2n, 8)];
+  const params = { maxTokens: 20 };
+  const alone = [];
+  for (const one of adapters) {
+    const sampler = newSampler();
+    alone.push(...(await finish(sampler, [sampler.submit(request(greedy.prompt, params), one)])));
+  }
+  const sampler = newSampler();
+  const together = await finish(
+    sampler,
+    adapters.map((one) => sampler.submit(request(greedy.prompt, params), one)),
+  );
+  together.forEach((result, i) =>
+    expect([...result.sequences[0]!.tokens]).toEqual([...alone[i]!.sequences[0]!.tokens]),
+  );
+  expect(new Set(together.map((r) => r.sequences[0]!.tokens.join())).size).toBe(3);
+});
+
+test('a group repeats with its seed, its members differ, and slots beyond the limit wait', async () => {
+  const sampler = newSampler(2);
+  const group = () =>
+    sampler.submit(
+      request(greedy.prompt, { maxTokens: 6, temperature: 1, seed: 9n }, { numSamples: 5 }),
+      undefined,
+    );
+  const [first, second] = await finish(sampler, [group(), group()]);
+  const texts = first!.sequences.map(({ tokens }) => tokens.join());
+  expect(new Set(texts).size).toBe(5);
+  expect(second!.sequences.map(({ tokens }) => tokens.join())).toEqual(texts);
+});
+
+test('sampling leaves no tensors behind', async () => {
+  const sampler = newSampler();
+  const run = () =>
+    finish(sampler, [
+      sampler.submit(
+        request(greedy.prompt, { temperature: 1, topP: 0.5, maxTokens: 20 }, { numSamples: 3 }),
+        undefined,
+      ),
+      sampler.submit(
+        request(
+          greedy.prompt,
+          { maxTokens: 1 },
+          { promptLogprobs: true, topkPromptLogprobs: 3, promptAltTokensK: 2 },
+        ),
+        undefined,
+      ),
+    ]);
+  await run();
+  const before = tf.memory().numTensors;
+  for (let i = 0; i < 5; i++) await run();
+  expect(tf.memory().numTensors).toBe(before);
+});

@@ -1,0 +1,129 @@
+/**
+ * Shares one device between training and sampling.
+ *
+ * Policy: training calls of one model run in order, models take turns; training and sampling, when both have work, get
+ * equal device time (whoever has used less goes next, with no credit kept for idle time). A unit of work is one training
+ * pass, one prefill or one decode step; between units the thread answers messages.
+ */
+import { EngineError } from './engine.ts';
+
+/** A training call: a generator that yields between passes, or a plain function. */
+export type TrainingWork<T> = () => Generator<void, T> | Promise<T> | T;
+
+interface Task {
+  work: TrainingWork<unknown>;
+  resolve: (value: never) => void;
+  reject: (error: Error) => void;
+}
+
+export interface SamplingSource {
+  readonly hasWork: boolean;
+  work(): void;
+}
+
+export class Scheduler {
+  readonly #queues = new Map<string, Task[]>();
+  readonly #sources: () => Iterable<SamplingSource>;
+  #current: { modelId: string; task: Task; steps: Generator<void, unknown> } | undefined;
+  #busy = false;
+  #usedByTraining = 0;
+  #usedBySampling = 0;
+  #nextSource = 0;
+
+  constructor(sources: () => Iterable<SamplingSource>) {
+    this.#sources = sources;
+  }
+
+  get queuedTraining(): number {
+    let count = this.#current ? 1 : 0;
+    for (const queue of this.#queues.values()) count += queue.length;
+    return count;
+  }
+
+  /** Queues work behind the model's earlier calls. */
+  enqueue<T>(modelId: string, work: TrainingWork<T>): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      const queue = this.#queues.get(modelId) ?? [];
+      queue.push({ work, resolve: resolve as (value: never) => void, reject });
+      this.#queues.set(modelId, queue);
+      this.wake();
+    });
+  }
+
+  /** Resolves once nothing is queued or running. */
+  async drain(): Promise<void> {
+    while (this.#busy) await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  /** Starts the loop if it sleeps. */
+  wake(): void {
+    if (this.#busy) return;
+    this.#busy = true;
+    setImmediate(() => void this.#loop());
+  }
+
+  async #loop(): Promise<void> {
+    for (;;) {
+      const sampling = this.#samplingSources();
+      const training = this.#current !== undefined || this.#queues.size > 0;
+      if (!training && sampling.length === 0) break;
+      const start = performance.now();
+      if (training && (sampling.length === 0 || this.#usedByTraining <= this.#usedBySampling)) {
+        await this.#train();
+        this.#usedByTraining += performance.now() - start;
+      } else {
+        sampling[this.#nextSource++ % sampling.length]!.work();
+        this.#usedBySampling += performance.now() - start;
+      }
+      if (!training || sampling.length === 0) this.#usedByTraining = this.#usedBySampling = 0;
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    this.#busy = false;
+  }
+
+  #samplingSources(): SamplingSource[] {
+    return [...this.#sources()].filter((source) => source.hasWork);
+  }
+
+  async #train(): Promise<void> {
+    this.#current ??= await this.#startNext();
+    if (!this.#current) return;
+    const { task, steps } = this.#current;
+    try {
+      const { done, value } = steps.next();
+      if (!done) return;
+      task.resolve(value as never);
+    } catch (error) {
+      task.reject(asEngineError(error));
+    }
+    this.#current = undefined;
+  }
+
+  /** Takes the next model's first call; plain functions are run at once. */
+  async #startNext(): Promise<{ modelId: string; task: Task; steps: Generator<void, unknown> } | undefined> {
+    const [modelId, queue] = this.#queues.entries().next().value as [string, Task[]];
+    const task = queue.shift() as Task;
+    // Re-inserting moves the model behind the others.
+    this.#queues.delete(modelId);
+    if (queue.length > 0) this.#queues.set(modelId, queue);
+    try {
+      const started = task.work();
+      if (isGenerator(started)) return { modelId, task, steps: started };
+      task.resolve((await started) as never);
+    } catch (error) {
+      task.reject(asEngineError(error));
+    }
+    return undefined;
+  }
+}
+
+function isGenerator(value: unknown): value is Generator<void, unknown> {
+  return typeof value === 'object' && value !== null && Symbol.iterator in value && 'next' in value;
+}
+
+/** Errors that are not ours become server errors, with the cause kept for the log. */
+export function asEngineError(error: unknown): EngineError {
+  if (error instanceof EngineError) return error;
+  const message = error instanceof Error ? error.message : String(error);
+  return new EngineError('server', `The engine failed: ${message}`, { cause: error });
+}

@@ -1,0 +1,116 @@
+/** Runs a loss, compiled, on one pass's logprobs. */
+import { compile, type Tensor, type Tree, tf } from '@anneal/tensorflow';
+import { type EngineDatum, EngineError } from '../engine.ts';
+import type { LossConfig, LossDefinition } from '../losses/loss.ts';
+import type { MetricsPart } from '../losses/metrics.ts';
+import type { MicroBatch } from './batch-plan.ts';
+
+export interface EvaluatedLoss {
+  metrics: MetricsPart;
+  /** [height, width, k], already scaled for the call; only when asked for. */
+  dlogprobs?: Float32Array;
+  /** [rows, width] */
+  elementwise?: Float32Array;
+}
+
+interface LossTree {
+  [key: string]: Tree;
+  logprobs: Tensor;
+  mask: Tensor;
+  inputs: Record<string, Tensor>;
+  /** JSON, so that it is part of what the compiled variant is keyed by. */
+  config: string;
+  withGradient: boolean;
+}
+
+interface LossTensors {
+  [key: string]: Tree;
+  loss: Tensor;
+  elementwise: Tensor | undefined;
+  metrics: Record<string, Tensor>;
+  dlogprobs: Tensor | undefined;
+}
+
+const compiled = new WeakMap<LossDefinition, (inputs: LossTree) => LossTensors>();
+
+function compiledLoss(loss: LossDefinition): (inputs: LossTree) => LossTensors {
+  let fn = compiled.get(loss);
+  if (!fn) {
+    fn = compile(
+      `loss_${loss.name}`,
+      ({ logprobs, mask, inputs, config, withGradient }: LossTree): LossTensors => {
+        const parsed = JSON.parse(config) as LossConfig;
+        const evaluate = (lp: Tensor) => loss.compute({ logprobs: lp, mask, inputs }, parsed);
+        const { loss: value, elementwise, metrics } = evaluate(logprobs);
+        const dlogprobs = withGradient ? tf.grad((lp: Tensor) => evaluate(lp).loss)(logprobs) : undefined;
+        return { loss: value, elementwise, metrics, dlogprobs };
+      },
+    );
+    compiled.set(loss, fn);
+  }
+  return fn;
+}
+
+/**
+ * @param logprobs [height, width, k] on the host
+ * @param inputs By name, [rows, width, k] on the host
+ */
+export function evaluateLoss(
+  loss: LossDefinition,
+  config: LossConfig,
+  scale: number,
+  batch: MicroBatch,
+  data: EngineDatum[],
+  logprobs: Float32Array,
+  inputs: Record<string, Float32Array>,
+  withGradient: boolean,
+): EvaluatedLoss {
+  const { datums, width, targetsPerPosition: k } = batch;
+  const rows = datums.length;
+  const isTopK = data[datums[0]!]!.inputs.target_tokens!.shape.length === 2;
+  const shape = isTopK ? [rows, width, k] : [rows, width];
+  const tensor = (values: Float32Array) => tf.tensor(values.subarray(0, rows * width * k), shape, 'float32');
+  const tree: LossTree = {
+    logprobs: tensor(logprobs),
+    mask: tf.tensor2d(maskValues(batch, data), [rows, width]),
+    inputs: Object.fromEntries(Object.entries(inputs).map(([name, values]) => [name, tensor(values)])),
+    config: JSON.stringify(config),
+    withGradient,
+  };
+  const result = compiledLoss(loss)(tree);
+  tf.dispose([tree.logprobs, tree.mask, ...Object.values(tree.inputs)]);
+  return readLoss(result, scale, batch, loss.name);
+}
+
+function readLoss(result: LossTensors, scale: number, batch: MicroBatch, name: string): EvaluatedLoss {
+  const scalar = (tensor: Tensor) => tensor.dataSync()[0] as number;
+  const values: Record<string, number> = { 'loss:sum': scalar(result.loss) * scale };
+  for (const [key, metric] of Object.entries(result.metrics)) values[key] = scalar(metric);
+  const elementwise = result.elementwise?.dataSync() as Float32Array | undefined;
+  if (!elementwise && !Number.isFinite(values['loss:sum'])) {
+    throw new EngineError(
+      'user',
+      `loss_fn "${name}" is not finite (${values['loss:sum']}) over datums ${batch.datums.join(', ')}.`,
+    );
+  }
+  let dlogprobs: Float32Array | undefined;
+  if (result.dlogprobs) {
+    dlogprobs = new Float32Array(batch.height * batch.width * batch.targetsPerPosition);
+    dlogprobs.set((result.dlogprobs.dataSync() as Float32Array).map((g) => g * scale));
+  }
+  tf.dispose([
+    result.loss,
+    ...(result.elementwise ? [result.elementwise] : []),
+    ...Object.values(result.metrics),
+    ...(result.dlogprobs ? [result.dlogprobs] : []),
+  ]);
+  return { metrics: { values, datums: batch.datums.length }, dlogprobs, elementwise };
+}
+
+function maskValues({ datums, width }: MicroBatch, data: EngineDatum[]): Float32Array {
+  const values = new Float32Array(datums.length * width);
+  datums.forEach((datum, row) => {
+    values.fill(1, row * width, row * width + data[datum]!.tokens.length);
+  });
+  return values;
+}
