@@ -29,6 +29,8 @@ interface Package {
   folder: string;
   dependencies: Set<string>;
   developmentDependencies: Set<string>;
+  /** What others may import: its name, and its name with a subpath that `exports` lists. */
+  entryPoints: string[];
 }
 
 const packages = globSync(['packages/*/package.json', 'apps/*/package.json'], { cwd: ROOT }).map(readPackage);
@@ -37,6 +39,7 @@ const ours = new Set(packages.map(({ name }) => name));
 function readPackage(path: string): Package {
   const manifest: {
     name: string;
+    exports?: object;
     dependencies?: object;
     peerDependencies?: object;
     devDependencies?: object;
@@ -46,6 +49,7 @@ function readPackage(path: string): Package {
     folder: dirname(path),
     dependencies: new Set(Object.keys({ ...manifest.dependencies, ...manifest.peerDependencies })),
     developmentDependencies: new Set(Object.keys(manifest.devDependencies ?? {})),
+    entryPoints: Object.keys(manifest.exports ?? {}).map((subpath) => manifest.name + subpath.slice(1)),
   };
 }
 
@@ -113,11 +117,12 @@ test.each(packages)(
   },
 );
 
-test('no package reaches into another one past its entry point', () => {
+test('no package reaches into another one past its entry points', () => {
+  const entryPoints = new Set(packages.flatMap((entry) => entry.entryPoints));
   const deep = packages.flatMap((entry) =>
     [...sources(entry, 'code'), ...sources(entry, 'tests')].flatMap((file) =>
       importedPackages(file)
-        .filter((specifier) => ours.has(packageOf(specifier)) && specifier !== packageOf(specifier))
+        .filter((specifier) => ours.has(packageOf(specifier)) && !entryPoints.has(specifier))
         .map((specifier) => `${file} imports ${specifier}`),
     ),
   );
