@@ -92,10 +92,10 @@ function preferenceLoss(h: Tensor, { beta, loss_type, label_smoothing }: DpoConf
   const scaled = tf.mul(h, beta);
   if (loss_type === 'ipo') return tf.square(tf.sub(h, 1 / (2 * beta)));
   if (loss_type === 'hinge') return tf.relu(tf.sub(1, scaled));
-  const asLabelled = tf.mul(tf.logSigmoid(scaled), label_smoothing - 1);
-  return label_smoothing === 0
-    ? asLabelled
-    : tf.sub(asLabelled, tf.mul(tf.logSigmoid(tf.neg(scaled)), label_smoothing));
+  // softplus(−x) is −log σ(x); tfjs's own logSigmoid loses its input before the gradient is taken.
+  const asLabelled = tf.softplus(tf.neg(scaled));
+  if (label_smoothing === 0) return asLabelled;
+  return tf.add(tf.mul(asLabelled, 1 - label_smoothing), tf.mul(tf.softplus(scaled), label_smoothing));
 }
 
 /** Negative log-likelihood per token of the chosen sequences, [pairs]; 0 where nothing has weight. */

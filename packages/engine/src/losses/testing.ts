@@ -39,10 +39,10 @@ export function datumOf({ logprobs, inputs }: LossCase): EngineDatum {
   const targets: HostTensor = {
     dtype: 'int64',
     shape,
-    data: BigInt64Array.from(data, (_, i) => BigInt(i % VOCAB_SIZE)),
+    data: BigInt64Array.from({ length: data.length }, (_, i) => BigInt(i % VOCAB_SIZE)),
   };
   return {
-    tokens: Int32Array.from(logprobs, (_, i) => (i * 7) % VOCAB_SIZE),
+    tokens: Int32Array.from({ length: logprobs.length }, (_, i) => (i * 7) % VOCAB_SIZE),
     inputs: {
       target_tokens: targets,
       ...Object.fromEntries(Object.entries(inputs).map(([name, values]) => [name, float32(values)])),
