@@ -55,7 +55,7 @@ export * from './session-status.ts';
 export * from './telemetry/batch.ts';
 export * from './telemetry/events.ts';
 export * from './telemetry/severity.ts';
-export type { DenseTensor, NestedArray, TypedValues } from './tensor-convert.ts';
+export { type DenseTensor, type NestedArray, nestedShape, type TypedValues } from './tensor-convert.ts';
 export * from './tensor-data.ts';
 export * from './tensor-dtype.ts';
 export * from './timestamp.ts';

@@ -8,7 +8,7 @@ export const ImageAssetPointerChunk = z
     location: z.string().min(1),
     /** Advisory: the server counts, and fails fast on a mismatch. */
     expected_tokens: z.int().nonnegative().nullish(),
-    type: z.literal('image_asset_pointer').default('image_asset_pointer'),
+    type: z.literal('image_asset_pointer'),
   })
   .meta({ id: 'ImageAssetPointerChunk' });
 

@@ -9,7 +9,7 @@ export const ImageChunk = z
     format: z.enum(['png', 'jpeg']),
     /** Advisory: the server counts, and fails fast on a mismatch. */
     expected_tokens: z.int().nonnegative().nullish(),
-    type: z.literal('image').default('image'),
+    type: z.literal('image'),
   })
   .meta({ id: 'ImageChunk' });
 
