@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { findPostgres, startPostgres, type TestPostgres } from '../test/postgres.ts';
 import {
   BlobMissingError,
   createStore,
@@ -16,7 +17,6 @@ import {
   type StoredCheckpoint,
   type TrainingRun,
 } from './index.ts';
-import { findPostgres, startPostgres, type TestPostgres } from './testing/postgres.ts';
 
 const postgresBin = await findPostgres();
 let postgres: TestPostgres | undefined;

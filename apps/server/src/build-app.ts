@@ -1,0 +1,131 @@
+import type { Engine } from '@anneal/engine';
+import type { Store } from '@anneal/store';
+import { wireRegistry } from '@anneal/types';
+import fastifyRateLimit from '@fastify/rate-limit';
+import fastifySwagger from '@fastify/swagger';
+import fastifySwaggerUi from '@fastify/swagger-ui';
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
+import {
+  createJsonSchemaTransform,
+  createJsonSchemaTransformObject,
+  serializerCompiler,
+  validatorCompiler,
+} from 'fastify-type-provider-zod';
+import type { ServerConfig } from './config.ts';
+import { Downloads } from './downloads/downloads.ts';
+import { SignedLinks } from './downloads/signed-links.ts';
+import { ApiError } from './errors.ts';
+import { addAuth } from './http/auth.ts';
+import { addBodyParsers } from './http/body-parsers.ts';
+import { sendError, toApiError } from './http/error-handler.ts';
+import { consumeRefused } from './http/sequenced-refusal.ts';
+import { logUnknownFields } from './http/unknown-fields.ts';
+import { authRoutes } from './routes/auth.ts';
+import { checkpointRoutes } from './routes/checkpoints.ts';
+import { downloadRoutes } from './routes/downloads.ts';
+import { futureRoutes } from './routes/futures.ts';
+import { modelRoutes } from './routes/models.ts';
+import type { RouteDeps, Routes } from './routes/route.ts';
+import { samplingRoutes } from './routes/sampling.ts';
+import { serviceRoutes } from './routes/service.ts';
+import { sessionRoutes } from './routes/sessions.ts';
+import { trainingRoutes } from './routes/training.ts';
+import { trainingRunRoutes } from './routes/training-runs.ts';
+import { createServices, type Services } from './services/services.ts';
+
+export interface AppDeps {
+  store: Store;
+  engine: Engine;
+  config: ServerConfig;
+  /** Where log lines go; absent: nowhere. */
+  logger?: FastifyServerOptions['logger'];
+}
+
+export interface App {
+  http: FastifyInstance;
+  services: Services;
+}
+
+const MIB = 2 ** 20;
+
+/** Idle connections outlive the longest poll, or clients meet closed ones. */
+const KEEP_ALIVE_MS = 75_000;
+
+const routes: Routes[] = [
+  serviceRoutes,
+  authRoutes,
+  sessionRoutes,
+  modelRoutes,
+  trainingRoutes,
+  futureRoutes,
+  samplingRoutes,
+  trainingRunRoutes,
+  checkpointRoutes,
+  downloadRoutes,
+];
+
+/** Builds the HTTP application over a store and an engine. Opens no port and reads no file or environment. */
+export async function buildApp({ store, engine, config, logger }: AppDeps): Promise<App> {
+  const http = Fastify({
+    logger: logger ?? false,
+    bodyLimit: config.bodyLimitMiB * MIB,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    requestTimeout: 0,
+    forceCloseConnections: 'idle',
+    routerOptions: { maxParamLength: 1000 },
+    exposeHeadRoutes: true,
+  });
+  const services = await createServices(store, engine, config, http.log);
+  const links = new SignedLinks(await store.settings.secret('downloads'), config.downloadMinutes * 60_000);
+  http.setErrorHandler((error, request, reply) => sendError(toApiError(error), request, reply));
+  http.setNotFoundHandler((request, reply) =>
+    sendError(
+      new ApiError('not_found', `${request.method} ${request.url} is no call of this server`),
+      request,
+      reply,
+    ),
+  );
+  if (config.docs) await addDocs(http);
+  const deps = { services, config, downloads: new Downloads(store, links) };
+  await http.register((scope) => addApi(scope, deps, store), { prefix: '/api/v1' });
+  http.addHook('preClose', () => services.futures.close());
+  return { http, services };
+}
+
+async function addApi(scope: FastifyInstance, deps: RouteDeps, store: Store): Promise<void> {
+  scope.setValidatorCompiler(validatorCompiler);
+  scope.setSerializerCompiler(serializerCompiler);
+  addBodyParsers(scope, deps.config.bodyLimitMiB * MIB);
+  addAuth(scope, store.keys);
+  if (deps.config.rateLimitPerMinute > 0) await addRateLimit(scope, deps.config.rateLimitPerMinute);
+  logUnknownFields(scope);
+  scope.setErrorHandler(async (thrown, request, reply) => {
+    const error = toApiError(thrown);
+    await consumeRefused(deps.services.training, request, error);
+    return sendError(error, request, reply);
+  });
+  for (const group of routes) await scope.register(group, deps);
+}
+
+async function addRateLimit(scope: FastifyInstance, perMinute: number): Promise<void> {
+  await scope.register(fastifyRateLimit, {
+    max: perMinute,
+    timeWindow: 60_000,
+    hook: 'preValidation',
+    keyGenerator: (request) => request.apiKeyId || request.ip,
+    errorResponseBuilder: (_request, { ttl }) =>
+      new ApiError('too_many_requests', `More than ${perMinute} requests in a minute: slow down`, {
+        retryAfter: Math.ceil(ttl / 1000),
+      }),
+  });
+}
+
+async function addDocs(http: FastifyInstance): Promise<void> {
+  await http.register(fastifySwagger, {
+    openapi: { openapi: '3.1.0', info: { title: 'Anneal', version: '0.1.0' } },
+    transform: createJsonSchemaTransform({ schemaRegistry: wireRegistry }),
+    transformObject: createJsonSchemaTransformObject({ schemaRegistry: wireRegistry }),
+  });
+  await http.register(fastifySwaggerUi, { routePrefix: '/docs' });
+  http.get('/openapi.json', { schema: { hide: true } }, () => http.swagger());
+}

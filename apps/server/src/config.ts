@@ -1,0 +1,159 @@
+/** Every setting of the server: what it does, its default, what is allowed. One flat object: flags, environment variables
+ * and configuration files map onto it key by key. */
+import * as z from 'zod';
+
+/** A base model: the name that users pass, and the checkpoint folder behind it. */
+export const ServedModel = z.strictObject({
+  name: z.string().min(1).describe('Name that users pass as base_model'),
+  folder: z.string().min(1).describe('Folder with config.json, safetensors and tokenizer files'),
+});
+
+export type ServedModel = z.infer<typeof ServedModel>;
+
+export const ServerConfig = z.strictObject({
+  host: z.string().min(1).default('127.0.0.1').describe('Address to listen on; 0.0.0.0 is every interface'),
+  port: z.int().min(0).max(65_535).default(8123).describe('Port to listen on; 0 picks a free one'),
+  publicUrl: z
+    .url()
+    .optional()
+    .describe('Base URL under which clients reach this server; written into download links'),
+  dataDir: z.string().min(1).default('./anneal-data').describe('Folder for the database and checkpoints'),
+  models: z.array(ServedModel).min(1).describe('Base models to serve'),
+  aliases: z
+    .record(z.string(), z.string())
+    .default({})
+    .describe('Further names of served models: alias to model name'),
+  precision: z.enum(['fp32', 'bf16']).default('fp32').describe('Number format of the base weights'),
+  loraAlpha: z
+    .number()
+    .positive()
+    .max(65_536)
+    .default(32)
+    .describe('LoRA alpha of new models; the adapter is scaled by alpha / rank'),
+  lossModules: z
+    .array(z.string())
+    .default([])
+    .describe('JavaScript modules whose exported losses are added to the built-in ones'),
+
+  apiKey: z
+    .string()
+    .startsWith('tml-', 'an API key must start with tml-, or clients refuse it')
+    .min(12)
+    .optional()
+    .describe('A key that is accepted besides the stored ones')
+    .meta({ secret: true }),
+  databaseUrl: z
+    .string()
+    .regex(/^postgres(ql)?:\/\//, 'must be a postgres:// URL')
+    .optional()
+    .describe('PostgreSQL database; without it, a SQLite file in dataDir')
+    .meta({ secret: true }),
+  blobStore: z
+    .enum(['fs', 's3'])
+    .default('fs')
+    .describe('Where checkpoint files go: dataDir or an S3 bucket'),
+  s3Bucket: z.string().optional().describe('Bucket for checkpoint files, with blobStore s3'),
+  s3Prefix: z.string().default('').describe('Prefix of all keys in the bucket'),
+  s3Endpoint: z.url().optional().describe('URL of an S3-compatible service; absent: AWS'),
+  s3Region: z.string().default('us-east-1').describe('Region of the bucket'),
+
+  bodyLimitMiB: z.int().min(64).max(2047).default(512).describe('Largest request body, in MiB'),
+  maxConnections: z
+    .int()
+    .min(1)
+    .max(1_000_000)
+    .default(20_000)
+    .describe('Open connections; each waiting result holds one'),
+  rateLimitPerMinute: z
+    .int()
+    .min(0)
+    .max(10_000_000)
+    .default(0)
+    .describe('Requests per minute and API key; 0 is no limit'),
+  maxModelsPerOwner: z
+    .int()
+    .min(0)
+    .max(1_000_000)
+    .default(0)
+    .describe('Live training models per owner; 0 is no limit'),
+  maxPendingSamples: z
+    .int()
+    .min(1)
+    .max(10_000_000)
+    .default(20_000)
+    .describe('Samples under way before clients are told to slow down'),
+
+  pollSeconds: z
+    .number()
+    .min(1)
+    .max(40)
+    .default(25)
+    .describe('How long a request for an unfinished result is held open'),
+  metadataThresholdKiB: z
+    .int()
+    .min(1)
+    .max(1_048_576)
+    .default(1024)
+    .describe('Results above this size are announced before they are sent, if the client allows'),
+  resultKeepMinutes: z
+    .number()
+    .min(1)
+    .max(10_080)
+    .default(10)
+    .describe('How long a result stays readable after it was read'),
+  resultMaxHours: z
+    .number()
+    .min(1)
+    .max(720)
+    .default(24)
+    .describe('How long a result that nobody reads is kept'),
+  gapSeconds: z
+    .number()
+    .min(1)
+    .max(86_400)
+    .default(300)
+    .describe('How long requests wait for a missing sequence number before they fail'),
+  sessionSilenceSeconds: z
+    .number()
+    .min(60)
+    .max(604_800)
+    .default(900)
+    .describe('Silence of a client after which its models are stored and freed'),
+
+  journalSeconds: z
+    .number()
+    .min(0)
+    .max(86_400)
+    .default(60)
+    .describe('Shortest time between two stored copies of a model in training; 0 stores every step'),
+  snapshotKeepHours: z
+    .number()
+    .min(1)
+    .max(8760)
+    .default(168)
+    .describe('How long the stored copy of an unused model is kept'),
+  samplerKeepHours: z
+    .number()
+    .min(1)
+    .max(8760)
+    .default(24)
+    .describe('How long the weights of an unused sampler are kept'),
+  maxOpenSamplers: z
+    .int()
+    .min(1)
+    .max(10_000)
+    .default(64)
+    .describe('Samplers held in memory; the longest unused one gives way'),
+  downloadMinutes: z.number().min(6).max(10_080).default(60).describe('How long a download link works'),
+  logLevel: z
+    .enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
+    .default('info')
+    .describe('What is written to the log'),
+  docs: z.boolean().default(true).describe('Serve the API documentation at /docs'),
+});
+
+/** A complete, checked configuration. */
+export type ServerConfig = z.infer<typeof ServerConfig>;
+
+/** What a caller may leave out. */
+export type ServerConfigInput = z.input<typeof ServerConfig>;

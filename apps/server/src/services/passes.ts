@@ -1,0 +1,116 @@
+import type { Engine, AdamParams as EngineAdam, EngineDatum } from '@anneal/engine';
+import type {
+  AdamParams,
+  DecodedForwardBackwardRequest,
+  OptimStepRequest,
+  UntypedApiFuture,
+} from '@anneal/types';
+import { encodeForwardBackwardOutput } from '@anneal/types';
+import { ApiError } from '../errors.ts';
+import { bodyHash } from '../wire/body-hash.ts';
+import { textTokens } from '../wire/model-input.ts';
+import { jsonResult, protobufResult } from './failure.ts';
+import type { LiveModels } from './live-models.ts';
+import type { TrainingService } from './training.ts';
+
+/** The two primitives that train: forward (and backward) passes, and optimizer steps. */
+export class PassService {
+  readonly #engine: Engine;
+  readonly #training: TrainingService;
+  readonly #live: LiveModels;
+
+  constructor(engine: Engine, training: TrainingService, live: LiveModels) {
+    this.#engine = engine;
+    this.#training = training;
+    this.#live = live;
+  }
+
+  /** Loss and gradients of a batch; with `forwardOnly`, the loss alone. */
+  forwardBackward(owner: string, request: DecodedForwardBackwardRequest): Promise<UntypedApiFuture> {
+    const { modelId, forwardOnly, lossFn, lossFnConfig } = request;
+    return this.#training.submit(owner, {
+      kind: forwardOnly ? 'forward' : 'forward_backward',
+      modelId,
+      seq: request.seqId,
+      bodyHash: bodyHash(request),
+      run: async (live, seq) => {
+        const data = request.data.map(toEngineDatum);
+        const pass = this.#engine.forwardBackward({ modelId, data, lossFn, lossFnConfig, forwardOnly });
+        const result = (async () => {
+          const output = await pass;
+          if (!forwardOnly) this.#live.changed(live, seq, 'gradient');
+          checkMetrics(output.metrics);
+          const outcome = protobufResult(encodeForwardBackwardOutput(output));
+          return forwardOnly ? { outcome } : { outcome, effect: { changedSeq: seq } };
+        })();
+        return { result };
+      },
+    });
+  }
+
+  /** Applies and clears the accumulated gradient. */
+  optimStep(owner: string, request: OptimStepRequest): Promise<UntypedApiFuture> {
+    const params = adamParams(request);
+    return this.#training.submit(owner, {
+      kind: 'optim_step',
+      modelId: request.model_id,
+      seq: request.seq_id ?? undefined,
+      bodyHash: bodyHash(request),
+      run: async (live, seq, ended) => {
+        const step = this.#engine.optimStep(live.run.id, toEngineAdam(params));
+        let stepsBy = 0;
+        const result = (async () => {
+          const { metrics } = await step;
+          this.#live.changed(live, seq, 'step');
+          stepsBy = live.step;
+          const outcome = jsonResult({ type: 'optim_step', metrics: finiteOnly(metrics) });
+          return { outcome, effect: { changedSeq: seq } };
+        })();
+        result.catch(() => {});
+        const steps = ended.then((succeeded) => (succeeded ? stepsBy : undefined));
+        await this.#live.storeAfterStep(live, seq, steps);
+        return { result };
+      },
+    });
+  }
+}
+
+function toEngineDatum(datum: DecodedForwardBackwardRequest['data'][number], index: number): EngineDatum {
+  return { tokens: textTokens(datum.chunks, `data[${index}].model_input`), inputs: datum.inputs };
+}
+
+/** Clients split each key at its only colon, and read `loss:sum`. */
+function checkMetrics(metrics: Record<string, number>): void {
+  const bad = Object.keys(metrics).find((key) => key.split(':').length !== 2);
+  if (bad !== undefined) {
+    throw new ApiError('internal', `The loss reports the metric "${bad}", which has no single ":reduction"`);
+  }
+  if (!('loss:sum' in metrics)) throw new ApiError('internal', 'The loss reports no metric "loss:sum"');
+}
+
+/** JSON has no infinities. */
+function finiteOnly(metrics: Record<string, number>): Record<string, number> {
+  return Object.fromEntries(Object.entries(metrics).filter(([, value]) => Number.isFinite(value)));
+}
+
+function adamParams(request: OptimStepRequest): AdamParams {
+  const given = request.adam_params ?? request.optimizer_params ?? request.optim_params;
+  if (given && 'type' in given && given.type !== 'adamw') {
+    throw new ApiError(
+      'invalid_request',
+      `optimizer type "${given.type}" is not served here; use adam_params`,
+    );
+  }
+  return given as AdamParams;
+}
+
+function toEngineAdam(params: AdamParams): EngineAdam {
+  return {
+    learningRate: params.learning_rate,
+    beta1: params.beta1,
+    beta2: params.beta2,
+    eps: params.eps,
+    weightDecay: params.weight_decay,
+    gradClipNorm: params.grad_clip_norm,
+  };
+}

@@ -1,0 +1,148 @@
+import { randomUUID } from 'node:crypto';
+import type { Engine, SampleRequest as EngineSample } from '@anneal/engine';
+import { encodeSampleResponse, type SampleRequest, type UntypedApiFuture } from '@anneal/types';
+import type { FastifyBaseLogger } from 'fastify';
+import { ApiError } from '../errors.ts';
+import { bodyHash } from '../wire/body-hash.ts';
+import { toEncodableSample, toEngineSample } from '../wire/sample.ts';
+import type { BaseModels } from './base-models.ts';
+import { failed, protobufResult } from './failure.ts';
+import type { FutureService } from './futures.ts';
+import type { SamplerPool, Weights } from './sampler-pool.ts';
+import type { SamplerService } from './samplers.ts';
+import type { SessionService } from './sessions.ts';
+
+export interface SamplingDeps {
+  engine: Engine;
+  baseModels: BaseModels;
+  sessions: SessionService;
+  futures: FutureService;
+  samplers: SamplerService;
+  pool: SamplerPool;
+  log: FastifyBaseLogger;
+}
+
+interface Target {
+  requestId: string;
+  samplerId: string | null;
+  seq: bigint | null;
+  sessionId: string | null;
+  weights: Weights;
+  modelPath: string | undefined;
+}
+
+interface Running {
+  owner: string;
+  sessionId: string | null;
+  abort: AbortController;
+}
+
+/** Samples: independent of each other, run as soon as they come, ended early when nobody wants them. */
+export class SamplingService {
+  readonly #deps: SamplingDeps;
+  readonly #maxPending: number;
+  readonly #running = new Map<string, Running>();
+
+  constructor(deps: SamplingDeps, options: { maxPending: number }) {
+    this.#deps = deps;
+    this.#maxPending = options.maxPending;
+    deps.sessions.onEnd((sessionId) => void this.#endSession(sessionId));
+  }
+
+  get pending(): number {
+    return this.#running.size;
+  }
+
+  async sample(owner: string, request: SampleRequest): Promise<UntypedApiFuture> {
+    if (this.#running.size >= this.#maxPending) {
+      const message = `${this.#running.size} samples are under way: slow down`;
+      throw new ApiError('too_many_requests', message, { retryAfter: 1 });
+    }
+    const target = await this.#target(owner, request);
+    const engineRequest = toEngineSample(request, this.#deps.baseModels.get(target.weights.baseModel));
+    const { requestId, samplerId, seq } = target;
+    const future = { requestId, owner, kind: 'sample', modelId: null, samplerId, seq };
+    if (await this.#deps.futures.submit({ ...future, bodyHash: bodyHash(request) })) {
+      void this.#run(owner, target, request, engineRequest);
+    }
+    const ids = Array.from({ length: request.num_samples }, (_, index) => `${requestId}:${index}`);
+    return { request_id: requestId, sample_sequence_ids: ids };
+  }
+
+  /** Stops a sample that nobody waits for; one that is over or unknown is no error. */
+  cancel(owner: string, requestId: string): void {
+    const running = this.#running.get(requestId);
+    if (running?.owner === owner) running.abort.abort();
+  }
+
+  /** Stops the samples of a session whose client is gone. */
+  abortSession(sessionId: string): void {
+    for (const running of this.#running.values()) {
+      if (running.sessionId === sessionId) running.abort.abort();
+    }
+  }
+
+  /** Stops everything. */
+  close(): void {
+    for (const running of this.#running.values()) running.abort.abort();
+  }
+
+  async #run(owner: string, target: Target, request: SampleRequest, sample: Omit<EngineSample, 'samplerId'>) {
+    const { requestId, sessionId, weights } = target;
+    const abort = new AbortController();
+    this.#running.set(requestId, { owner, sessionId, abort });
+    const { engine, pool, samplers, futures, log } = this.#deps;
+    try {
+      const result = await pool.use(
+        weights,
+        () => samplers.source(weights, target.modelPath, owner),
+        (samplerId) => engine.sample({ ...sample, samplerId }, { signal: abort.signal }),
+      );
+      const body = encodeSampleResponse(toEncodableSample(result, request));
+      await futures.complete(requestId, protobufResult(body));
+    } catch (error) {
+      const cause = abort.signal.aborted
+        ? new ApiError('invalid_request', 'The sample was cancelled')
+        : error;
+      await futures.complete(requestId, failed(cause, log, requestId));
+    } finally {
+      this.#running.delete(requestId);
+      if (target.samplerId) futures.notifySampler(target.samplerId);
+    }
+  }
+
+  async #target(owner: string, request: SampleRequest): Promise<Target> {
+    const { sampling_session_id: id, seq_id: seq } = request;
+    if (!id || seq == null) return await this.#direct(owner, request);
+    const sampler = await this.#deps.samplers.getUsable(id, owner);
+    return {
+      requestId: `${id}:${seq}`,
+      samplerId: id,
+      seq,
+      sessionId: sampler.sessionId,
+      weights: { baseModel: sampler.baseModel, blob: sampler.blob },
+      modelPath: sampler.modelPath ?? undefined,
+    };
+  }
+
+  /** A sample that names its weights itself, without a sampler. */
+  async #direct(owner: string, request: SampleRequest): Promise<Target> {
+    const weights = await this.#deps.samplers.resolve(owner, request);
+    const modelPath = request.model_path ?? undefined;
+    return {
+      requestId: `sample:${randomUUID()}`,
+      samplerId: null,
+      seq: null,
+      sessionId: null,
+      weights,
+      modelPath,
+    };
+  }
+
+  async #endSession(sessionId: string): Promise<void> {
+    this.abortSession(sessionId);
+    await this.#deps.samplers.endSession(sessionId).catch((error: unknown) => {
+      this.#deps.log.error({ err: error, session: sessionId }, 'samplers could not be freed');
+    });
+  }
+}

@@ -1,0 +1,85 @@
+import type { Engine } from '@anneal/engine';
+import type { Store } from '@anneal/store';
+import type { FastifyBaseLogger } from 'fastify';
+import type { ServerConfig } from '../config.ts';
+import { BaseModels } from './base-models.ts';
+import { CheckpointService } from './checkpoints.ts';
+import { CopyService } from './copies.ts';
+import { FutureService } from './futures.ts';
+import { KeyService } from './keys.ts';
+import { LiveModels } from './live-models.ts';
+import { ModelService } from './models.ts';
+import { PassService } from './passes.ts';
+import { RunService } from './runs.ts';
+import { SamplerPool } from './sampler-pool.ts';
+import { SamplerService } from './samplers.ts';
+import { SamplingService } from './sampling.ts';
+import { SaveService } from './saves.ts';
+import { SessionService } from './sessions.ts';
+import { TrainingService } from './training.ts';
+
+/** Everything that routes call. */
+export interface Services {
+  baseModels: BaseModels;
+  sessions: SessionService;
+  futures: FutureService;
+  checkpoints: CheckpointService;
+  training: TrainingService;
+  live: LiveModels;
+  models: ModelService;
+  passes: PassService;
+  saves: SaveService;
+  samplers: SamplerService;
+  sampling: SamplingService;
+  runs: RunService;
+  copies: CopyService;
+  keys: KeyService;
+  /** Resolves when the engine answers. */
+  health(): Promise<void>;
+}
+
+const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
+
+/** Builds the services over a store and an engine. */
+export async function createServices(
+  store: Store,
+  engine: Engine,
+  config: ServerConfig,
+  log: FastifyBaseLogger,
+): Promise<Services> {
+  const baseModels = new BaseModels(await engine.baseModels());
+  const sessions = new SessionService(store);
+  const checkpoints = new CheckpointService(store);
+  const pool = new SamplerPool(engine, log, config.maxOpenSamplers);
+  const futures = new FutureService(store, log, {
+    keepMs: config.resultKeepMinutes * MINUTE,
+    maxMs: config.resultMaxHours * HOUR,
+  });
+  const live = new LiveModels(
+    { store, engine, checkpoints, log },
+    { gapMs: config.gapSeconds * 1000, journalMs: config.journalSeconds * 1000 },
+  );
+  const training = new TrainingService({ store, sessions, futures, live, log });
+  const samplers = new SamplerService({ store, baseModels, sessions, checkpoints, pool });
+  return {
+    baseModels,
+    sessions,
+    futures,
+    checkpoints,
+    training,
+    live,
+    samplers,
+    runs: new RunService(store),
+    copies: new CopyService(store, sessions, checkpoints),
+    keys: new KeyService(store),
+    health: async () => void (await engine.status()),
+    models: new ModelService({ store, engine, baseModels, sessions, checkpoints, live, training }, config),
+    passes: new PassService(engine, training, live),
+    saves: new SaveService({ store, engine, training, checkpoints, pool }),
+    sampling: new SamplingService(
+      { engine, baseModels, sessions, futures, samplers, pool, log },
+      { maxPending: config.maxPendingSamples },
+    ),
+  };
+}

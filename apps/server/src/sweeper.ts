@@ -1,0 +1,47 @@
+import type { Store } from '@anneal/store';
+import type { FastifyBaseLogger } from 'fastify';
+import type { ServerConfig } from './config.ts';
+import type { Services } from './services/services.ts';
+
+const EVERY_MS = 30_000;
+const HOUR = 3_600_000;
+
+/** Removes, every half minute, what has outlived its time. Returns how to stop. */
+export function startSweeping(
+  services: Services,
+  store: Store,
+  config: ServerConfig,
+  log: FastifyBaseLogger,
+): () => void {
+  let running = false;
+  const timer = setInterval(async () => {
+    if (running) return;
+    running = true;
+    await sweep(services, store, config, Date.now()).catch((error: unknown) => {
+      log.error({ err: error }, 'cleaning up failed; it is tried again');
+    });
+    running = false;
+  }, EVERY_MS);
+  timer.unref();
+  return () => clearInterval(timer);
+}
+
+/** One round: results, checkpoints, samplers and snapshots; and models whose client has been silent are stored and freed. */
+export async function sweep(
+  services: Services,
+  store: Store,
+  config: ServerConfig,
+  now: number,
+): Promise<void> {
+  await services.futures.sweep();
+  await services.checkpoints.sweep();
+  await services.samplers.sweep(now - config.samplerKeepHours * HOUR);
+  for (const run of await store.runs.idleSnapshots(now - config.snapshotKeepHours * HOUR)) {
+    await services.live.forgetSnapshot(run);
+  }
+  const silence = config.sessionSilenceSeconds * 1000;
+  for (const session of await store.sessions.silentSince(now - silence)) {
+    services.sampling.abortSession(session.id);
+    for (const run of await store.runs.ofSession(session.id)) await services.live.park(run.id);
+  }
+}
