@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { completionCommand } from './commands/completion.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { modelCommand } from './commands/model.ts';
+import { serveCommand } from './commands/serve.ts';
 import { version } from './version.ts';
 
 export function buildProgram(): Command {
@@ -12,6 +13,7 @@ export function buildProgram(): Command {
     .version(version)
     .showHelpAfterError('(anneal --help lists the commands)')
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error:/, 'anneal: error:')) });
+  program.addCommand(serveCommand(program));
   program.addCommand(doctorCommand(program));
   program.addCommand(modelCommand(program));
   program.addCommand(completionCommand(program));
