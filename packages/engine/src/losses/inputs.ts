@@ -17,11 +17,16 @@ export function parseLossConfig<Config extends LossConfig>(
       return `loss_fn_config.${issue.keys.join(', ')} is unknown; keys of loss_fn "${definition.name}": ${known}.`;
     }
     const key = issue.path.join('.');
+    if (issue.code === 'custom') return `loss_fn_config.${key}: ${issue.message}.`;
     const range = allowed.get(String(issue.path[0])) ?? issue.message;
     if (!(key in config)) return `loss_fn_config.${key} is missing; it must be ${range}.`;
-    return `loss_fn_config.${key} is ${JSON.stringify(config[key]) ?? config[key]}; it must be ${range}.`;
+    return `loss_fn_config.${key} is ${quoted(config[key]!)}; it must be ${range}.`;
   });
   throw new EngineError('user', problems.join(' '));
+}
+
+function quoted(value: number | string): string {
+  return typeof value === 'string' ? JSON.stringify(value) : String(value);
 }
 
 /** What each key of a config schema may be, in words. */

@@ -8,8 +8,6 @@ export interface MetricsPart {
 
 type Fold = (values: number[], weights: number[]) => number;
 
-const UINT64 = 1n << 64n;
-
 const weightedMean: Fold = (values, weights) => {
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   return values.reduce((sum, value, i) => sum + value * weights[i]!, 0) / total;
@@ -21,7 +19,13 @@ const FOLDS: Record<string, Fold> = {
   max: (values) => Math.max(...values),
   mean: weightedMean,
   slack: (values, weights) => Math.max(...values) - weightedMean(values, weights),
-  hash2: (values) => Number(values.reduce((sum, value) => (sum + BigInt(Math.trunc(value))) % UINT64, 0n)),
+  hash2: (values) =>
+    Number(
+      BigInt.asUintN(
+        64,
+        values.reduce((sum, value) => sum + BigInt(Math.trunc(value)), 0n),
+      ),
+    ),
 };
 
 /**
