@@ -25,8 +25,8 @@ const PLAIN = [
 ] as const satisfies EngineMethod[];
 
 export interface WorkerEngineOptions extends EngineOptions {
-  /** The addon to load; see `prepareTensorflow`. */
-  addonPath: string;
+  /** The addon to load, from `prepareTensorflow`; without it, the slow wasm backend. */
+  addonPath?: string;
   /** Called when the worker dies; calls under way have been rejected. */
   onExit?: (error: Error) => void;
 }
@@ -40,6 +40,8 @@ export async function createWorkerEngine({
   onExit,
   ...options
 }: WorkerEngineOptions): Promise<Engine> {
+  // The C library reads the process's environment, which a worker's copy of it does not reach.
+  process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
   const fromSource = import.meta.url.endsWith('.ts');
   const worker = new Worker(new URL(fromSource ? './worker.ts' : './worker.js', import.meta.url), {
     workerData: { addonPath, options } satisfies WorkerStart,
@@ -117,7 +119,10 @@ class WorkerCalls {
   #receive(message: Exclude<FromWorker, { type: 'ready' | 'failed' }>): void {
     const call = this.#pending.get(message.id);
     if (!call) return;
-    if (message.type === 'progress') return call.onProgress?.(message.progress);
+    if (message.type === 'progress') {
+      call.onProgress?.(message.progress);
+      return;
+    }
     this.#pending.delete(message.id);
     if (message.type === 'result') call.resolve(message.value as never);
     else call.reject(engineError(message.error));

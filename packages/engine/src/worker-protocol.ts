@@ -6,7 +6,7 @@ import type { EngineOptions } from './local-engine.ts';
 export type EngineMethod = Exclude<keyof Engine, 'close'> | 'close';
 
 export interface WorkerStart {
-  addonPath: string;
+  addonPath: string | undefined;
   options: EngineOptions;
 }
 

@@ -1,6 +1,6 @@
 /** Entry point of the worker thread: one LocalEngine, called by messages. TensorFlow blocks, so it lives here. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { installAddon } from '@anneal/tensorflow';
+import { loadTensorflow } from '@anneal/tensorflow';
 import type { Engine } from './engine.ts';
 import { LocalEngine } from './local-engine.ts';
 import { asEngineError } from './scheduler.ts';
@@ -15,7 +15,7 @@ const wireError = (error: unknown): WireError => {
 
 try {
   const { addonPath, options } = workerData as WorkerStart;
-  installAddon(addonPath);
+  await loadTensorflow({ kind: addonPath ? 'addon' : 'wasm', addonPath, gpu: false, notes: [] });
   serve(await LocalEngine.create(options));
   send({ type: 'ready' });
 } catch (error) {

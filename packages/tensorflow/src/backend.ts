@@ -185,7 +185,8 @@ export function bfloat16Tensor(bits: Uint16Array, shape: number[]): Tensor {
 
 /** Version of the loaded TensorFlow library, and whether it uses a GPU. */
 export function backendInfo(): { tensorflowVersion: string; gpu: boolean; compiled: boolean } {
-  const { native, graphs } = current();
+  if (!loaded) return { tensorflowVersion: 'none (wasm)', gpu: false, compiled: false };
+  const { native, graphs } = loaded;
   return {
     tensorflowVersion: native.TF_Version,
     gpu: native.isUsingGpuDevice(),

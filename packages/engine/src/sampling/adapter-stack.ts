@@ -35,7 +35,7 @@ export function stackAdapters(rows: (LoraAdapter | undefined)[], numLayers: numb
   }
   const layers = Array.from({ length: numLayers }, (_, layer) => {
     const keys = new Set(
-      rows.flatMap((adapter) => adapter?.layers[layer]!.map(({ module }) => module.key) ?? []),
+      rows.flatMap((adapter) => adapter?.layers[layer]?.map(({ module }) => module.key) ?? []),
     );
     return [...keys].map((key) => ({
       key,

@@ -100,9 +100,9 @@ test('adapters in one batch give what each gives alone', async () => {
     sampler,
     adapters.map((one) => sampler.submit(request(greedy.prompt, params), one)),
   );
-  together.forEach((result, i) =>
-    expect([...result.sequences[0]!.tokens]).toEqual([...alone[i]!.sequences[0]!.tokens]),
-  );
+  together.forEach((result, i) => {
+    expect([...result.sequences[0]!.tokens]).toEqual([...alone[i]!.sequences[0]!.tokens]);
+  });
   expect(new Set(together.map((r) => r.sequences[0]!.tokens.join())).size).toBe(3);
 });
 

@@ -196,7 +196,9 @@ export class Sampler {
     const stacked = stackAdapters([adapter], this.#base.layers.length);
     const idTensor = tf.tensor2d(ids, [group.length, width], 'int32');
     const { x, cached } = this.#decoder.prefill(idTensor, stacked);
-    group.forEach(({ job }, row) => this.#scorePrompt(job, x, row, adapter));
+    group.forEach(({ job }, row) => {
+      this.#scorePrompt(job, x, row, adapter);
+    });
     const started = group.flatMap(({ job, count }, row) => {
       const sequences = job.sequences.slice(job.started, job.started + count);
       job.started += count;

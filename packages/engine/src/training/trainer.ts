@@ -179,7 +179,8 @@ export class Trainer {
       if (forwardOnly) return { metrics: evaluated.metrics };
       const head =
         scored.gradients ?? this.#head.gradients(x, adapter, batch, data, evaluated.dlogprobs!).gradients;
-      const layerGrads = record ? this.#stack.backward(record, adapter, head.dx) : (head.dx.dispose(), []);
+      const layerGrads = record ? this.#stack.backward(record, adapter, head.dx) : [];
+      if (!record) head.dx.dispose();
       record = undefined;
       return { metrics: evaluated.metrics, grads: [...layerGrads, ...head.adapterGrads] };
     } finally {
