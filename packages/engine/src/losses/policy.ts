@@ -31,7 +31,7 @@ export interface PolicyObjective {
  */
 export function scoredLogRatio({ logprobs, inputs }: LossBatch, weights: Tensor): Tensor {
   const scored = tf.logicalAnd(tf.notEqual(inputs.advantages!, 0), tf.notEqual(weights, 0));
-  return tf.where(true, tf.sub(logprobs, inputs.logprobs!), 0);
+  return tf.where(scored, tf.sub(logprobs, inputs.logprobs!), 0);
 }
 
 /** −Σ weights · objective, plus the penalty against the reference where the config asks for one. */
