@@ -20,7 +20,11 @@ export function replaceKernels(): void {
       const x = inputs.x as Tensor;
       const indices = inputs.indices as Tensor;
       const { axis, batchDims } = attrs as unknown as { axis: number; batchDims: number };
-      const type = (name: string, dtype: string): OpAttr => ({ name, type: binding.TF_ATTR_TYPE, value: DTYPE_CODE[dtype] });
+      const type = (name: string, dtype: string): OpAttr => ({
+        name,
+        type: binding.TF_ATTR_TYPE,
+        value: DTYPE_CODE[dtype],
+      });
       const axisTensor = tf.scalar(axis, 'int32');
       const opAttrs = [
         { name: 'batch_dims', type: binding.TF_ATTR_INT, value: batchDims },

@@ -1,10 +1,12 @@
 import { expect, test } from 'vitest';
 import { installAddon, numDeviceTensors } from '../backend.ts';
+import { prepareTensorflow } from '../install/prepare.ts';
 import { type Tensor, tf } from '../tf.ts';
 import { compile } from './compile.ts';
 import { compileVjp } from './compile-vjp.ts';
 
-installAddon(process.env.ADDON ?? '/tmp/tf/anneal.node');
+const { addonPath } = await prepareTensorflow();
+installAddon(addonPath!);
 
 const mlp = ({ x, w, b }: { x: Tensor; w: Tensor; b: Tensor }) => {
   const h = tf.matMul(x as never, w as never, false, true);

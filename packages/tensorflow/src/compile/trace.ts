@@ -103,7 +103,8 @@ export class Trace implements OpSink {
       this.#matmulPrecision === 'bf16' &&
       MATMULS.has(op) &&
       inputs.every((r) => this.#dtype(r) === DataType.float32);
-    if (op === 'GatherV2' && this.#widened.has(inputs[0]!)) return [this.#meta(this.#bf16Gather(attrs, inputs))];
+    if (op === 'GatherV2' && this.#widened.has(inputs[0]!))
+      return [this.#meta(this.#bf16Gather(attrs, inputs))];
     const node = inBf16 ? this.#bf16Matmul(op, attrs, inputs) : this.#add(op, attrs, inputs);
     return Array.from({ length: numOutputs }, (_, output) => this.#meta(refOf(node, output)));
   }
@@ -123,7 +124,9 @@ export class Trace implements OpSink {
 
   /** Rows of a bfloat16 table: widens what was picked, not the table. */
   #bf16Gather(attrs: OpAttr[], [table, ...rest]: Ref[]): Ref {
-    const typed = attrs.map((attr) => (attr.name === 'Tparams' ? { ...attr, value: DataType.bfloat16 } : attr));
+    const typed = attrs.map((attr) =>
+      attr.name === 'Tparams' ? { ...attr, value: DataType.bfloat16 } : attr,
+    );
     const picked = refOf(this.#add('GatherV2', typed, [this.#bf16.get(table!)!, ...rest]), 0);
     return this.#cast(picked, DataType.bfloat16, DataType.float32);
   }
