@@ -3,7 +3,8 @@ import { EngineError } from '../engine.ts';
 import { findLoss, lossNames, registerLoss } from './registry.ts';
 
 test('the losses of the SDK are there, and dpo', () => {
-  expect(lossNames()).toEqual(['cross_entropy', 'importance_sampling', 'ppo', 'cispo', 'dro', 'gspo', 'dpo']);
+  const sdk = ['cross_entropy', 'importance_sampling', 'ppo', 'cispo', 'dro', 'gspo'];
+  expect(lossNames()).toEqual(expect.arrayContaining([...sdk, 'dpo']));
 });
 
 test('stable_reinforce is refused with the losses to use instead and how to ask for them', () => {
