@@ -1,0 +1,18 @@
+// Prints what the main entry costs a browser, minified and compressed. Fails when it pulls in a Node built-in.
+import { gzipSync } from 'node:zlib';
+import { rolldown } from 'rolldown';
+
+const bundle = await rolldown({
+  input: new URL('../dist/index.js', import.meta.url).pathname,
+  platform: 'browser',
+  onLog: (level, log) => {
+    if (log.code === 'UNRESOLVED_IMPORT' || /node:/.test(log.message)) throw new Error(log.message);
+    if (level !== 'info') console.warn(log.message);
+  },
+});
+const { output } = await bundle.generate({ format: 'esm', minify: true });
+const builtin = output.flatMap((chunk) => chunk.imports ?? []).find((name) => name.startsWith('node:'));
+if (builtin) throw new Error(`the browser entry imports ${builtin}`);
+const bytes = Buffer.from(output.map((chunk) => chunk.code ?? '').join(''));
+const kilobytes = (size) => `${(size / 1000).toFixed(1)} kB`;
+console.log(`browser entry: ${kilobytes(bytes.length)} minified, ${kilobytes(gzipSync(bytes).length)} gzipped`);
