@@ -1,6 +1,7 @@
 // Chat templates, rendered as transformers renders them: Jinja with trimmed blocks and a few globals.
 import { Environment, Interpreter, parse, tokenize } from '@huggingface/jinja';
 import { ChatTemplateError } from './errors.ts';
+import { PYTHON_FUNCTIONS, withPythonSemantics } from './python-semantics.ts';
 import { strftime } from './strftime.ts';
 
 // The library's own declarations do not resolve under NodeNext (relative imports without extension).
@@ -94,7 +95,8 @@ export class ChatTemplates {
       );
     }
     try {
-      const program: Program = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
+      const tokens = tokenize(source, { lstrip_blocks: true, trim_blocks: true });
+      const program = withPythonSemantics(parse(tokens));
       this.#parsed.set(name, program);
       return program;
     } catch (error) {
@@ -118,6 +120,7 @@ function globals(now: Date): Record<string, unknown> {
     False: false,
     none: null,
     None: null,
+    ...PYTHON_FUNCTIONS,
     range,
     strftime_now: (format: string) => strftime(now, format),
     raise_exception: (message: string) => {

@@ -6,8 +6,11 @@ import {
   NAMED_TOKENS,
   parseTokenizerConfig,
   parseTokenizerJson,
+  preTokenizerOf,
   type TokenizerConfig,
+  type TokenizerJson,
   withConfiguredTokens,
+  withExactSplits,
 } from './tokenizer-json.ts';
 
 /** What is used of the library's Tokenizer. (Its own declarations do not resolve under NodeNext: relative imports without extension.) */
@@ -122,9 +125,10 @@ export class Tokenizer {
   }
 }
 
-function buildLibraryTokenizer(json: object, config: TokenizerConfig): LibraryTokenizer {
+function buildLibraryTokenizer(json: TokenizerJson, config: TokenizerConfig): LibraryTokenizer {
+  const exact = { ...json, pre_tokenizer: withExactSplits(preTokenizerOf(json, config)) };
   try {
-    return new library.Tokenizer(json, config);
+    return new library.Tokenizer(exact, config);
   } catch (error) {
     throw new TokenizerError(`tokenizer.json: ${error instanceof Error ? error.message : error}`, {
       cause: error,

