@@ -93,8 +93,12 @@ async function readJson(file: string): Promise<unknown> {
 }
 
 function tensorsOf(folder: string): TensorInfo[] {
-  using reader = openSafetensors(folder);
-  return reader.tensors;
+  const reader = openSafetensors(folder);
+  try {
+    return reader.tensors;
+  } finally {
+    reader.close();
+  }
 }
 
 async function hasChatTemplate(folder: string): Promise<boolean> {
