@@ -37,7 +37,7 @@ export class LoraAdapter {
     checkSpec(base, spec);
     const seed = spec.seed ?? randomBytes(8).readBigUInt64LE();
     return LoraAdapter.from(base, spec, ({ path, inFeatures, outFeatures }) => ({
-      a: uniformArray(randomKey(seed, path), spec.rank * inFeatures, 1 / Math.sqrt(inFeatures)),
+      a: uniformArray(randomKey(path, seed), spec.rank * inFeatures, 1 / Math.sqrt(inFeatures)),
       b: new Float32Array(outFeatures * spec.rank),
     }));
   }
