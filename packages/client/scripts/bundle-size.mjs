@@ -13,6 +13,9 @@ const bundle = await rolldown({
 const { output } = await bundle.generate({ format: 'esm', minify: true });
 const builtin = output.flatMap((chunk) => chunk.imports ?? []).find((name) => name.startsWith('node:'));
 if (builtin) throw new Error(`the browser entry imports ${builtin}`);
-const bytes = Buffer.from(output.map((chunk) => chunk.code ?? '').join(''));
 const kilobytes = (size) => `${(size / 1000).toFixed(1)} kB`;
-console.log(`browser entry: ${kilobytes(bytes.length)} minified, ${kilobytes(gzipSync(bytes).length)} gzipped`);
+for (const chunk of output) {
+  const bytes = Buffer.from(chunk.code ?? '');
+  const name = chunk.isEntry ? 'browser entry' : `loaded on demand: ${chunk.name}`;
+  console.log(`${name}: ${kilobytes(bytes.length)} minified, ${kilobytes(gzipSync(bytes).length)} gzipped`);
+}

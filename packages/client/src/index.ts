@@ -1,5 +1,6 @@
 /** TypeScript client for the Tinker API. */
 export * from '@anneal/types';
+export { AdminClient, type AuditEventType } from './admin-client.ts';
 export { APIFuture, type FutureContext, type FutureOptions, type ResultOptions } from './core/api-future.ts';
 export * from './core/errors.ts';
 export type { ClientOptions, Logger, QueueStateEvent } from './core/options.ts';

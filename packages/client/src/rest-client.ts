@@ -1,11 +1,11 @@
 import {
   type AccessScope,
-  AuditLogResponse,
-  BillingUsageResponse,
+  type AuditLogResponse,
+  type BillingUsageResponse,
   type Checkpoint,
   CheckpointArchiveUrlResponse,
   CheckpointsListResponse,
-  CurrentCheckpointStorageUsageResponse,
+  type CurrentCheckpointStorageUsageResponse,
   ExternalWeightsUrlsResponse,
   GetSamplerResponse,
   GetServerCapabilitiesResponse,
@@ -25,14 +25,16 @@ import {
   type WhoamiResponse,
 } from '@anneal/types';
 import type * as z from 'zod';
-import { APIFuture } from './core/api-future.ts';
+import { AdminClient } from './admin-client.ts';
+import type { APIFuture } from './core/api-future.ts';
 import { TinkerError } from './core/errors.ts';
 import { type ClientOptions, readEnvironment } from './core/options.ts';
 import { eachItem, type PageOptions } from './core/pagination.ts';
 import { readClaims } from './internal/auth.ts';
-import { type Backend, LazyBackend } from './internal/backend.ts';
+import { LazyBackend } from './internal/backend.ts';
 import { copyWeightsCall, copyWeightsResult } from './internal/copy-weights.ts';
-import { type Call, post } from './internal/http.ts';
+import { post } from './internal/http.ts';
+import { RestCaller } from './internal/rest-caller.ts';
 import { sleep } from './internal/sleep.ts';
 import { postRequest } from './internal/wire-request.ts';
 import type { CallOptions } from './training-client.ts';
@@ -42,8 +44,6 @@ export interface ScopeOptions extends CallOptions {
   /** Default: `owned`. */
   accessScope?: AccessScope;
 }
-
-type Query = Call['query'];
 
 const TRACE_POLL_MS = 5000;
 
@@ -55,19 +55,22 @@ const TRACE_POLL_MS = 5000;
  * for await (const run of rest.trainingRuns()) console.log(run.training_run_id, run.base_model);
  */
 export class RestClient {
-  readonly #backend: LazyBackend;
+  readonly #rest: RestCaller;
+  readonly #admin: AdminClient;
 
   constructor(options: ClientOptions | LazyBackend = {}) {
-    this.#backend = options instanceof LazyBackend ? options : new LazyBackend(options);
+    const backend = options instanceof LazyBackend ? options : new LazyBackend(options);
+    this.#rest = new RestCaller(backend);
+    this.#admin = new AdminClient(backend);
   }
 
   /** The base models that the server offers. */
   getServerCapabilities(options: CallOptions = {}): APIFuture<GetServerCapabilitiesResponse> {
-    return this.#get('/get_server_capabilities', GetServerCapabilitiesResponse, options);
+    return this.#rest.get('/get_server_capabilities', GetServerCapabilitiesResponse, options);
   }
 
   getTrainingRun(trainingRunId: string, options: ScopeOptions = {}): APIFuture<TrainingRun> {
-    return this.#get(`/training_runs/${trainingRunId}`, TrainingRun, options, scope(options));
+    return this.#rest.get(`/training_runs/${trainingRunId}`, TrainingRun, options, scope(options));
   }
 
   /** The run that a checkpoint belongs to. */
@@ -78,7 +81,7 @@ export class RestClient {
   /** What is needed to load a checkpoint: base model, rank, trained modules. */
   getWeightsInfoByTinkerPath(path: string, options: CallOptions = {}): APIFuture<WeightsInfoResponse> {
     const call = postRequest('/api/v1/weights_info', WeightsInfoRequest, { tinker_path: path });
-    return this.#send(call, WeightsInfoResponse, options);
+    return this.#rest.send(call, WeightsInfoResponse, options);
   }
 
   /** One page of runs, newest first. */
@@ -86,7 +89,7 @@ export class RestClient {
     options: ScopeOptions & PageOptions & { projectId?: string } = {},
   ): APIFuture<TrainingRunsResponse> {
     const query = { ...page(options, 20), ...scope(options), project_id: options.projectId };
-    return this.#get('/training_runs', TrainingRunsResponse, options, query);
+    return this.#rest.get('/training_runs', TrainingRunsResponse, options, query);
   }
 
   /** All runs, newest first, a page at a time. */
@@ -101,12 +104,12 @@ export class RestClient {
 
   /** All checkpoints of a run. */
   listCheckpoints(trainingRunId: string, options: CallOptions = {}): APIFuture<CheckpointsListResponse> {
-    return this.#get(`/training_runs/${trainingRunId}/checkpoints`, CheckpointsListResponse, options);
+    return this.#rest.get(`/training_runs/${trainingRunId}/checkpoints`, CheckpointsListResponse, options);
   }
 
   /** One page of the caller's checkpoints. */
   listUserCheckpoints(options: CallOptions & PageOptions = {}): APIFuture<CheckpointsListResponse> {
-    return this.#get('/checkpoints', CheckpointsListResponse, options, page(options, 100));
+    return this.#rest.get('/checkpoints', CheckpointsListResponse, options, page(options, 100));
   }
 
   /** All of the caller's checkpoints, a page at a time. */
@@ -121,20 +124,20 @@ export class RestClient {
 
   /** `checkpointId` is kind and name, for example `weights/step-100`. */
   deleteCheckpoint(trainingRunId: string, checkpointId: string, options: CallOptions = {}): APIFuture<void> {
-    return this.#done({ method: 'DELETE', path: checkpointRoute(trainingRunId, checkpointId) }, options);
+    return this.#rest.done({ method: 'DELETE', path: checkpointRoute(trainingRunId, checkpointId) }, options);
   }
 
   deleteCheckpointFromTinkerPath(path: string, options: CallOptions = {}): APIFuture<void> {
-    return this.#done({ method: 'DELETE', path: routeOf(path) }, options);
+    return this.#rest.done({ method: 'DELETE', path: routeOf(path) }, options);
   }
 
   /** Lets others read a checkpoint. */
   publishCheckpointFromTinkerPath(path: string, options: CallOptions = {}): APIFuture<void> {
-    return this.#done({ method: 'POST', path: `${routeOf(path)}/publish` }, options);
+    return this.#rest.done({ method: 'POST', path: `${routeOf(path)}/publish` }, options);
   }
 
   unpublishCheckpointFromTinkerPath(path: string, options: CallOptions = {}): APIFuture<void> {
-    return this.#done({ method: 'DELETE', path: `${routeOf(path)}/publish` }, options);
+    return this.#rest.done({ method: 'DELETE', path: `${routeOf(path)}/publish` }, options);
   }
 
   /** Seconds from now, an hour to ten years; `null`: kept for ever. */
@@ -144,7 +147,7 @@ export class RestClient {
     options: CallOptions = {},
   ): APIFuture<void> {
     const body = SetCheckpointTtlRequest.parse({ ttl_seconds: ttlSeconds });
-    return this.#done({ ...post(`${routeOf(path)}/ttl`, body), method: 'PUT' }, options);
+    return this.#rest.done({ ...post(`${routeOf(path)}/ttl`, body), method: 'PUT' }, options);
   }
 
   /** Where the files of an exported checkpoint are; no API key is needed there. */
@@ -153,7 +156,7 @@ export class RestClient {
       throw new TypeError(`"${path}" is no export: TrainingClient.saveWeightsExternal makes one`);
     }
     const route = `${routeOf(path)}/external_weights_urls`.slice('/api/v1'.length);
-    return this.#get(route, ExternalWeightsUrlsResponse, options);
+    return this.#rest.get(route, ExternalWeightsUrlsResponse, options);
   }
 
   /** Where a checkpoint can be fetched as one tar file, on servers that build archives. */
@@ -162,7 +165,7 @@ export class RestClient {
     options: CallOptions = {},
   ): APIFuture<CheckpointArchiveUrlResponse> {
     const route = `${routeOf(path)}/archive`.slice('/api/v1'.length);
-    return this.#get(route, CheckpointArchiveUrlResponse, options);
+    return this.#rest.get(route, CheckpointArchiveUrlResponse, options);
   }
 
   /** Copies a checkpoint into a project (default: `TINKER_PROJECT_ID`); gives the copy's path. */
@@ -177,23 +180,26 @@ export class RestClient {
     const project = options.destinationProjectId ?? readEnvironment('TINKER_PROJECT_ID');
     if (!project) throw new TypeError('give destinationProjectId or set TINKER_PROJECT_ID');
     const request = { source_path: path, destination_project_id: project, ttl_seconds: options.ttlSeconds };
-    return this.#with(options, (backend, signal) =>
+    return this.#rest.run(options, (backend, signal) =>
       copyWeightsResult(backend, copyWeightsCall(request, options.weightsAccessToken, signal)),
     );
   }
 
   /** The server's record of a sampler. */
   getSampler(samplerId: string, options: CallOptions = {}): APIFuture<GetSamplerResponse> {
-    return this.#get(`/samplers/${samplerId}`, GetSamplerResponse, options);
+    return this.#rest.get(`/samplers/${samplerId}`, GetSamplerResponse, options);
   }
 
   getSession(sessionId: string, options: ScopeOptions = {}): APIFuture<GetSessionResponse> {
-    return this.#get(`/sessions/${sessionId}`, GetSessionResponse, options, scope(options));
+    return this.#rest.get(`/sessions/${sessionId}`, GetSessionResponse, options, scope(options));
   }
 
   /** One page of session ids. */
   listSessions(options: ScopeOptions & PageOptions = {}): APIFuture<ListSessionsResponse> {
-    return this.#get('/sessions', ListSessionsResponse, options, { ...page(options, 20), ...scope(options) });
+    return this.#rest.get('/sessions', ListSessionsResponse, options, {
+      ...page(options, 20),
+      ...scope(options),
+    });
   }
 
   /** All session ids, a page at a time. */
@@ -210,7 +216,7 @@ export class RestClient {
     options: CallOptions = {},
   ): APIFuture<SessionSearchResponse> {
     const call = postRequest('/api/v1/sessions/search', SessionSearchRequest, request);
-    return this.#send(call, SessionSearchResponse, options);
+    return this.#rest.send(call, SessionSearchResponse, options);
   }
 
   /** All sessions that match, a page at a time. */
@@ -229,13 +235,16 @@ export class RestClient {
   /** Moves a session into a project. */
   assignSessionProject(sessionId: string, projectId: string, options: CallOptions = {}): APIFuture<void> {
     const body = MoveSessionRequest.parse({ project_id: projectId });
-    return this.#done({ ...post(`/api/v1/sessions/${sessionId}/project`, body), method: 'PUT' }, options);
+    return this.#rest.done(
+      { ...post(`/api/v1/sessions/${sessionId}/project`, body), method: 'PUT' },
+      options,
+    );
   }
 
   /** Exports a session's trace; gives its URL when it is ready. */
   exportSessionTrace(sessionId: string, options: CallOptions = {}): APIFuture<string> {
     const path = `/api/v1/sessions/${sessionId}/trace_export`;
-    return this.#with(options, async ({ http }, signal) => {
+    return this.#rest.run(options, async ({ http }, signal) => {
       for (;;) {
         const { status, url, error } = await http.json({ method: 'GET', path, signal }, TraceExportResponse);
         if (status === 'ready' && url) return url;
@@ -248,7 +257,7 @@ export class RestClient {
 
   /** Who the caller is, on servers that exchange API keys for tokens. */
   whoami(options: CallOptions = {}): APIFuture<WhoamiResponse> {
-    return this.#with(options, async ({ http: { credentials } }) => {
+    return this.#rest.run(options, async ({ http: { credentials } }) => {
       const token = await credentials.header();
       if (!credentials.usesTokens && !token.startsWith('eyJ')) {
         throw new TinkerError(
@@ -260,60 +269,21 @@ export class RestClient {
     });
   }
 
-  /** What happened in the organization on a day (`YYYY-MM-DD`, default today). For administrators. */
-  getAuditLog(
-    options: CallOptions & {
-      eventType?: 'all' | 'checkpoints' | 'projects' | 'teams' | 'organizations';
-      day?: string;
-    } = {},
-  ): APIFuture<AuditLogResponse> {
-    const query = { event_type: options.eventType ?? 'all', day: options.day };
-    return this.#get('/audit', AuditLogResponse, options, query);
+  /** {@link AdminClient.getAuditLog} */
+  getAuditLog(...args: Parameters<AdminClient['getAuditLog']>): APIFuture<AuditLogResponse> {
+    return this.#admin.getAuditLog(...args);
   }
 
-  /** Use by the hour between two full hours. Only where use is billed. */
-  getBillingUsage(
-    startingOn: Date | string,
-    endingBefore: Date | string,
-    options: CallOptions = {},
-  ): APIFuture<BillingUsageResponse> {
-    const query = { starting_on: iso(startingOn), ending_before: iso(endingBefore) };
-    return this.#get('/billing/usage/events', BillingUsageResponse, options, query);
+  /** {@link AdminClient.getBillingUsage} */
+  getBillingUsage(...args: Parameters<AdminClient['getBillingUsage']>): APIFuture<BillingUsageResponse> {
+    return this.#admin.getBillingUsage(...args);
   }
 
-  /** Bytes that checkpoints take now. Only where use is billed. */
+  /** {@link AdminClient.getCurrentCheckpointStorageUsage} */
   getCurrentCheckpointStorageUsage(
-    options: CallOptions & { projectId?: string } = {},
+    ...args: Parameters<AdminClient['getCurrentCheckpointStorageUsage']>
   ): APIFuture<CurrentCheckpointStorageUsageResponse> {
-    const query = { project_id: options.projectId };
-    const path = '/billing/usage/checkpoints/current';
-    return this.#get(path, CurrentCheckpointStorageUsageResponse, options, query);
-  }
-
-  #with<T>(options: CallOptions, work: (backend: Backend, signal: AbortSignal) => Promise<T>): APIFuture<T> {
-    return new APIFuture(async ({ signal }) => work(await this.#backend.get(), signal), {
-      signal: options.signal,
-      cancelOnTimeout: true,
-    });
-  }
-
-  #send<S extends z.ZodType>(call: Call, schema: S, options: CallOptions): APIFuture<z.infer<S>> {
-    return this.#with(options, ({ http }, signal) => http.json({ ...call, signal }, schema));
-  }
-
-  #get<S extends z.ZodType>(
-    path: string,
-    schema: S,
-    options: CallOptions,
-    query?: Query,
-  ): APIFuture<z.infer<S>> {
-    return this.#send({ method: 'GET', path: `/api/v1${path}`, query }, schema, options);
-  }
-
-  #done(call: Call, options: CallOptions): APIFuture<void> {
-    return this.#with(options, async ({ http }, signal) => {
-      await http.send({ ...call, signal });
-    });
+    return this.#admin.getCurrentCheckpointStorageUsage(...args);
   }
 }
 
@@ -332,8 +302,4 @@ function scope({ accessScope }: ScopeOptions): { access_scope: AccessScope } {
 
 function page({ limit, offset }: PageOptions, fallback: number): { limit: number; offset: number } {
   return { limit: limit ?? fallback, offset: offset ?? 0 };
-}
-
-function iso(moment: Date | string): string {
-  return typeof moment === 'string' ? moment : moment.toISOString();
 }

@@ -16,6 +16,7 @@ import { DEFAULT_SAMPLING_RETRY, SampleRunner, type SamplingRetryConfig } from '
 import { Sampler, type UnnumberedSample } from './internal/sampler.ts';
 import { readHandle, type SamplerHandle, writeHandle } from './internal/sampler-handle.ts';
 import type { Session } from './internal/session.ts';
+import type { Telemetry } from './internal/telemetry.ts';
 import { postRequest } from './internal/wire-request.ts';
 import { loadTokenizer, type TokenizerOptions } from './tokenizer.ts';
 
@@ -144,6 +145,11 @@ export class SamplingClient {
       },
     };
     return writeHandle(handle);
+  }
+
+  /** Where usage events go, where the `telemetry` option is on. */
+  getTelemetry(): Telemetry | undefined {
+    return this.#sampler.session.telemetry;
   }
 
   /** Name of the base model. */

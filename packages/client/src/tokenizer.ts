@@ -1,12 +1,12 @@
 /** Loads a model's tokenizer: from the Hugging Face hub, or from wherever the caller says. */
-import { Tokenizer, type TokenizerFiles } from '@anneal/tokenizer';
+import type { Tokenizer, TokenizerFiles } from '@anneal/tokenizer';
 import { TinkerError } from './core/errors.ts';
 
 /** Where a tokenizer's files come from. */
 export interface TokenizerOptions {
   /** Gives the files' contents, for example from a disk, a bundle or a mirror. */
   load?: (tokenizerId: string) => TokenizerFiles | Promise<TokenizerFiles>;
-  /** Default: `HF_ENDPOINT`-like mirrors can be named here; else `https://huggingface.co`. */
+  /** Base URL of a hub or a mirror of it. Default: `https://huggingface.co`. */
   hubUrl?: string;
   /** Branch, tag or commit. Default: `main`. */
   revision?: string;
@@ -72,6 +72,8 @@ export async function loadTokenizer(
   const id = options.tokenizerId ?? modelName;
   if (!id) throw new TinkerError('the server does not say which tokenizer the model has: pass tokenizerId');
   const repository = tokenizerRepository(id);
+  // Fetched when it is needed: most of a program's size in a browser, and programs without text do without it.
+  const { Tokenizer } = await import('@anneal/tokenizer');
   const files = options.load
     ? await options.load(repository)
     : await fetchFromHub(fetch, repository, options);

@@ -30,6 +30,7 @@ import { QueueWatch } from './internal/queue-watch.ts';
 import * as kinds from './internal/result-kind.ts';
 import type { Session } from './internal/session.ts';
 import { fetchResult, submit } from './internal/submission.ts';
+import type { Telemetry } from './internal/telemetry.ts';
 import { type Pass, TrainingPasses } from './internal/training-passes.ts';
 import { Turns } from './internal/turns.ts';
 import { postRequest } from './internal/wire-request.ts';
@@ -40,6 +41,12 @@ import { loadTokenizer, type TokenizerOptions } from './tokenizer.ts';
 export interface CallOptions {
   /** Cancels the wait for the result. Before the call it prevents it. */
   signal?: AbortSignal;
+}
+
+/** Hyperparameters of an optimizer other than AdamW. */
+export interface OtherOptimizerParams {
+  type: string;
+  [name: string]: unknown;
 }
 
 const QUEUE_PATIENCE_MS = 15 * 60_000;
@@ -81,6 +88,11 @@ export class TrainingClient {
   /** What the model is made of. */
   getInfo(): GetInfoResponse {
     return this.#info;
+  }
+
+  /** Where usage events go, where the `telemetry` option is on. */
+  getTelemetry(): Telemetry | undefined {
+    return this.#session.telemetry;
   }
 
   /** The model's page in the console. */
@@ -133,7 +145,7 @@ export class TrainingClient {
     return this.#passes.runCustom(batch, lossFn, options);
   }
 
-  /** Updates the weights with the accumulated gradient, and clears it. */
+  /** Updates the weights with the accumulated gradient, and clears it. Other optimizers than AdamW name their `type`. */
   optimStep(
     params: z.input<typeof AdamParams> = {},
     options: CallOptions = {},

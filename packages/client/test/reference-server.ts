@@ -89,6 +89,8 @@ export class ReferenceServer {
   /** Most samples and sockets at once. */
   peakSockets = 0;
   peakPolls = 0;
+  /** Most training requests whose bodies were being received at once. */
+  peakTrainingRequests = 0;
   /** Forgets a request's result: its polls answer 410. */
   readonly gone = new Set<string>();
   readonly #options: ReferenceOptions;
@@ -99,6 +101,7 @@ export class ReferenceServer {
   readonly #gradients = new Map<string, number>();
   readonly #samplers = new Map<string, { base_model: string; model_path?: string }>();
   #sockets = 0;
+  #trainingRequests = 0;
   #polls = 0;
   #sessions = 0;
 
@@ -135,15 +138,18 @@ export class ReferenceServer {
   }
 
   async #serve(request: IncomingMessage): Promise<Reply> {
+    const isTraining = request.url?.endsWith('/forward_backward');
+    if (isTraining) this.peakTrainingRequests = Math.max(this.peakTrainingRequests, ++this.#trainingRequests);
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
+    if (isTraining) this.#trainingRequests--;
     const body = Buffer.concat(chunks);
     const { pathname, searchParams } = new URL(request.url ?? '/', 'http://host');
     const path = pathname.replace('/api/v1', '');
     this.calls.push({ method: request.method ?? '', path, headers: request.headers, body });
     if (request.headers['x-api-key'] !== 'tml-test') return reply(401, { detail: 'bad key' });
     if (path === '/forward_backward') return this.#forwardBackward(body);
-    const fields = body.length > 0 ? JSON.parse(body.toString()) : {};
+    const fields = body.length > 0 ? parseLossless(body.toString()) : {};
     if (path === '/retrieve_future') return this.#retrieve(fields);
     if (path === '/retrieve_futures') return this.#retrieveMany(fields);
     if (path === '/asample') return this.#sample(fields);
@@ -221,6 +227,7 @@ export class ReferenceServer {
       lora_rank: null,
       last_request_time: '2026-01-01T00:00:00.123456Z',
     }));
+    if (call === 'POST /telemetry') return reply(200, { status: 'accepted' });
     if (call === 'GET /get_server_capabilities') {
       return reply(200, { supported_models: [{ model_name: 'base', max_context_length: 64 }] });
     }
@@ -376,6 +383,13 @@ function drawSample(request: SampleRequest): Uint8Array {
     })),
     promptLogprobs: request.prompt_logprobs ? Float32Array.from(scored) : undefined,
   });
+}
+
+/** Integers beyond 2^53 become bigint. (TypeScript does not know the reviver's third argument yet.) */
+function parseLossless(text: string): Record<string, unknown> {
+  const revive = (_key: string, value: unknown, context?: { source?: string }) =>
+    Number.isInteger(value) && !Number.isSafeInteger(value) ? BigInt(context?.source ?? 0) : value;
+  return JSON.parse(text, revive);
 }
 
 const reply = (status: number, body?: unknown): Reply => ({ status, body });

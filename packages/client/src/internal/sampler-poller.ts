@@ -9,6 +9,7 @@ import { postRequest } from './wire-request.ts';
 
 const POLL_TIMEOUT_MS = 45_000;
 const PAUSE_MS = 1000;
+const ACKNOWLEDGE_AFTER_MS = 100;
 const MAX_BAD_REQUESTS = 3;
 
 /** Says of each request when its result is there, and how large it is. */
@@ -63,14 +64,17 @@ export class SamplerPoller {
   /** Lets the server delete a result. */
   markRetrieved(requestId: string): void {
     this.#retrieved.add(requestId);
+    void this.#run();
   }
 
   async #run(): Promise<void> {
     if (this.#running) return;
     this.#running = true;
-    while (this.#waiting.size > 0 && !this.#failure) await this.#pollOnce();
+    while (!this.#failure && (this.#waiting.size > 0 || this.#retrieved.size > 0)) {
+      if (this.#waiting.size > 0) await this.#pollOnce();
+      else await this.#acknowledge();
+    }
     this.#running = false;
-    await this.#acknowledge();
   }
 
   async #pollOnce(): Promise<void> {
@@ -118,10 +122,11 @@ export class SamplerPoller {
     for (const waiter of [...this.#waiting.values()]) waiter.fail(this.#failure);
   }
 
-  /** Reports what was read when nobody waits any more; the server deletes it later anyway if this fails. */
+  /** Reports what was read when nobody waits any more, many at once. If it fails, the server deletes them later anyway. */
   async #acknowledge(): Promise<void> {
+    await sleep(ACKNOWLEDGE_AFTER_MS);
+    if (this.#waiting.size > 0) return;
     const retrieved = [...this.#retrieved];
-    if (retrieved.length === 0 || this.#failure) return;
     this.#retrieved.clear();
     await this.#backend.http.sendOnce(this.#call(retrieved, 0)).catch(() => undefined);
   }

@@ -4,7 +4,7 @@ import type { ChatMessage, ChatTemplateOptions, Tokenizer } from '@anneal/tokeni
 import { Datum, ModelInput } from '@anneal/types';
 
 /** What is used of a tokenizer. */
-export type ChatTokenizer = Pick<Tokenizer, 'encode' | 'applyChatTemplate'>;
+export type ChatTokenizer = Pick<Tokenizer, 'encode' | 'applyChatTemplate' | 'specialTokenIds'>;
 
 /** Which assistant messages are trained on. */
 export type TrainOn = 'all_assistant_messages' | 'last_assistant_message';
@@ -17,7 +17,7 @@ export interface ChatDatumOptions extends Omit<ChatTemplateOptions, 'addGenerati
   maxLength?: number;
 }
 
-/** Tokens of a conversation; `weights` are 1 on those that an assistant said, 0 elsewhere. */
+/** Tokens of a conversation; `weights` are 1 on those that an assistant said, its end of turn included, else 0. */
 export interface RenderedChat {
   tokens: number[];
   weights: number[];
@@ -33,6 +33,9 @@ export function renderPrompt(
   return ModelInput.fromInts(tokenizer.encode(text, { addSpecialTokens: false }));
 }
 
+/** Longer than any special token. */
+const MAX_TOKEN_LENGTH = 64;
+
 interface Piece {
   text: string;
   weight: number;
@@ -43,6 +46,16 @@ function after(prefix: string, text: string, index: number): string {
   if (text.startsWith(prefix)) return text.slice(prefix.length);
   const reason = 'the chat template rewrites earlier turns when later ones follow';
   throw new RangeError(`message ${index}: ${reason}; train on the last_assistant_message alone`);
+}
+
+/**
+ * The text up to its end-of-turn token. The line break that templates write after it is no part of what the assistant
+ * says: sampling ends before it.
+ */
+function withoutTail(tokenizer: ChatTokenizer, text: string): string {
+  const trimmed = text.trimEnd();
+  const last = tokenizer.encode(trimmed.slice(-MAX_TOKEN_LENGTH), { addSpecialTokens: false }).at(-1);
+  return last !== undefined && tokenizer.specialTokenIds.has(last) ? trimmed : text;
 }
 
 function isTrainedOn(messages: readonly ChatMessage[], index: number, trainOn: TrainOn): boolean {
@@ -64,7 +77,7 @@ function cut(tokenizer: ChatTokenizer, messages: readonly ChatMessage[], options
   messages.forEach((_message, index) => {
     if (!isTrainedOn(messages, index, trainOn)) return;
     add(render(index, true), 0, index);
-    add(render(index + 1, false), 1, index);
+    add(withoutTail(tokenizer, render(index + 1, false)), 1, index);
   });
   const whole = render(messages.length, false);
   if (whole !== done) add(whole, 0, messages.length - 1);
