@@ -12,7 +12,10 @@ from compat_support import BASE_MODEL, ce, get, need_server, new_tc, step, toks,
 
 def tinker_command(*args: str, check: bool = True) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "tinker.cli", "--format", "json", *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ | {"NO_COLOR": "1"})
+    options = {"capture_output": True, "text": True, "timeout": 240, "env": os.environ | {"NO_COLOR": "1"}}
+    done = subprocess.run(command, **options)
+    if done.returncode < 0:  # the SDK's native transport now and then aborts while the interpreter exits
+        done = subprocess.run(command, **options)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tinker
 from compat_support import (
-    BASE_MODEL, REFUSALS, TIMEOUT, TOL, ce, close, clogp, fwd, get, lps, mi, need_server, new_tc, params, step, toks, uniq,
+    BASE_MODEL, TIMEOUT, TOL, ce, close, clogp, fwd, get, lps, mi, need_server, new_tc, params, raw, step, toks, uniq,
 )
 from tinker import types
 
@@ -165,11 +165,12 @@ def test_sampler_is_described(rest, service, saved):
         assert found.base_model == BASE_MODEL and found.model_path == saved["sampler"]
 
 
-def test_copy_weights(service, rest, saved):
+def test_copy_weights(service, rest, saved, monkeypatch):
+    monkeypatch.setenv("TINKER_PROJECT_ID", "project-one")
     copies = [
         get(service.copy_weights(saved["training"])),
         get(rest.copy_weights(saved["training"])),
-        run(rest.copy_weights_async(saved["training"], ttl_seconds=7200)),
+        run(rest.copy_weights_async(saved["training"], "project-two", ttl_seconds=7200)),
     ]
     assert len({*copies, saved["training"]}) == 4
     resumed = service.create_training_client_from_state(copies[0]).result(timeout=TIMEOUT)
@@ -235,10 +236,18 @@ def test_console_urls_and_telemetry_are_answered_by_the_client(service, rest, sa
 def test_a_finished_session_takes_no_new_work():
     need_server()
     client = tinker.ServiceClient()
+    session = client.holder.get_session_id()
     tc = new_tc(client, rank=4)
+    body = {
+        "session_id": session, "model_seq_id": 7, "base_model": BASE_MODEL, "type": "create_model",
+        "lora_config": {"rank": 4, "train_unembed": True, "train_mlp": True, "train_attn": True},
+        "optimizer_config": {"type": "adamw"},
+    }
     client.close("success").result(timeout=30)
-    with pytest.raises(REFUSALS):
-        get(tc.forward([ce(toks(5, 203))], "cross_entropy"))
+    refused = raw("POST", "/api/v1/create_model", body)
+    assert 400 <= refused.status_code < 500 and session in refused.text, refused.text
+    runs = raw("GET", f"/api/v1/training_runs/{tc.model_id}")
+    assert runs.status_code == 200  # what the session made stays readable
 
 
 def test_load_state_with_optimizer_into_a_live_model(service, saved):

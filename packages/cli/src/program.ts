@@ -1,10 +1,23 @@
 /** The command tree of `anneal`. */
 import { Command } from 'commander';
+import { checkpointCommand } from './commands/checkpoint.ts';
 import { completionCommand } from './commands/completion.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { keysCommand } from './commands/keys.ts';
 import { modelCommand } from './commands/model.ts';
+import { runCommand } from './commands/run.ts';
 import { serveCommand } from './commands/serve.ts';
 import { version } from './version.ts';
+
+const commands = [
+  serveCommand,
+  doctorCommand,
+  modelCommand,
+  runCommand,
+  checkpointCommand,
+  keysCommand,
+  completionCommand,
+];
 
 export function buildProgram(): Command {
   const program = new Command('anneal')
@@ -13,9 +26,6 @@ export function buildProgram(): Command {
     .version(version)
     .showHelpAfterError('(anneal --help lists the commands)')
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error:/, 'anneal: error:')) });
-  program.addCommand(serveCommand(program));
-  program.addCommand(doctorCommand(program));
-  program.addCommand(modelCommand(program));
-  program.addCommand(completionCommand(program));
+  for (const command of commands) program.addCommand(command(program));
   return program;
 }

@@ -1,7 +1,6 @@
-import { existsSync, readFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
-import { convertGguf, formatBytes, ModelNotFoundError, resolveModel } from '@anneal/hub';
-import { openSafetensors, type TensorInfo } from '@anneal/safetensors';
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { convertGguf, formatBytes, inspectModel, ModelNotFoundError, resolveModel } from '@anneal/hub';
 import type { Command } from 'commander';
 import { CliError, usageError } from '../errors.ts';
 import { modelProgress } from '../output/model-progress.ts';
@@ -9,22 +8,6 @@ import { facts, print } from '../output/print.ts';
 
 interface JsonOption {
   json?: boolean;
-}
-
-/** What a person asks about a checkpoint folder before serving it. */
-interface ModelFacts {
-  name: string;
-  folder: string;
-  architecture: string;
-  layers?: number;
-  hiddenSize?: number;
-  vocabularySize?: number;
-  contextLength?: number;
-  parameters: number;
-  /** Number of tensors by stored type. */
-  tensors: Record<string, number>;
-  bytes: number;
-  chatTemplate: boolean;
 }
 
 export function modelCommand(program: Command): Command {
@@ -71,72 +54,31 @@ async function inspect(name: string, { json }: JsonOption): Promise<void> {
       { cause },
     );
   });
-  const described = describe(name, folder);
-  print(json, described, () =>
+  const model = await inspectModel(folder);
+  print(json, { name, ...model }, () =>
     facts([
-      ['model', described.name],
-      ['folder', described.folder],
-      ['architecture', described.architecture],
-      ['layers', described.layers],
-      ['hidden size', described.hiddenSize],
-      ['vocabulary', described.vocabularySize],
-      ['context length', described.contextLength],
-      ['parameters', described.parameters.toLocaleString('en')],
+      ['model', name],
+      ['folder', folder],
+      ['architecture', model.architecture ?? model.modelType],
+      ['layers', model.layers],
+      ['hidden size', model.hiddenSize],
+      ['vocabulary', model.vocabSize],
+      ['context length', model.contextLength],
+      ['parameters', model.parameters.toLocaleString('en')],
       [
         'tensors',
-        Object.entries(described.tensors)
+        Object.entries(model.tensorCounts)
           .map(([dtype, count]) => `${count} ${dtype}`)
           .join(', '),
       ],
-      ['size', formatBytes(described.bytes)],
-      ['chat template', described.chatTemplate ? 'yes' : 'no'],
+      ['size on disk', formatBytes(model.storedBytes)],
+      [
+        'memory',
+        `${formatBytes(model.memoryBytes.fp32)} in fp32, ${formatBytes(model.memoryBytes.bf16)} in bf16`,
+      ],
+      ['chat template', model.hasChatTemplate ? 'yes' : 'no'],
     ]),
   );
-}
-
-function describe(name: string, folder: string): ModelFacts {
-  const config = readJson(join(folder, 'config.json'));
-  // Models with several parts (text and images) describe the text part in a section of its own.
-  const text = { ...config, ...(typeof config.text_config === 'object' ? config.text_config : {}) };
-  const number = (key: string) => (typeof text[key] === 'number' ? text[key] : undefined);
-  const weights = tensorsOf(folder);
-  const tensors: Record<string, number> = {};
-  for (const { dtype } of weights) tensors[dtype] = (tensors[dtype] ?? 0) + 1;
-  return {
-    name,
-    folder,
-    architecture: String(config.model_type),
-    layers: number('num_hidden_layers'),
-    hiddenSize: number('hidden_size'),
-    vocabularySize: number('vocab_size'),
-    contextLength: number('max_position_embeddings'),
-    parameters: weights.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0),
-    tensors,
-    bytes: weights.reduce((sum, { byteLength }) => sum + byteLength, 0),
-    chatTemplate:
-      existsSync(join(folder, 'chat_template.jinja')) ||
-      'chat_template' in
-        (existsSync(join(folder, 'tokenizer_config.json'))
-          ? readJson(join(folder, 'tokenizer_config.json'))
-          : {}),
-  };
-}
-
-function tensorsOf(folder: string): TensorInfo[] {
-  const reader = openSafetensors(folder);
-  try {
-    return reader.tensors;
-  } finally {
-    reader.close();
-  }
-}
-
-function readJson(file: string): Record<string, unknown> {
-  try {
-    return JSON.parse(readFileSync(file, 'utf8')) as Record<string, unknown>;
-  } catch (cause) {
-    throw new CliError(`${file} can't be read (${(cause as Error).message})`, { cause });
-  }
 }
 
 async function importGguf(file: string, folder: string, { json }: JsonOption): Promise<void> {

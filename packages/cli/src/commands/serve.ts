@@ -35,7 +35,14 @@ export function serveCommand(program: Command): Command {
 }
 
 function optionOf({ key, flag, env, kind, allowed, description, default: value }: Setting): Option {
-  const argument = kind === 'boolean' ? ' [on|off]' : kind === 'map' ? ' <name=value>' : kind === 'number' ? ' <number>' : ' <value>';
+  const argument =
+    kind === 'boolean'
+      ? ' [on|off]'
+      : kind === 'map'
+        ? ' <name=value>'
+        : kind === 'number'
+          ? ' <number>'
+          : ' <value>';
   const hints = [
     `env ${env}`,
     allowed,
