@@ -77,7 +77,7 @@ export async function buildApp({ store, engine, config, logger }: AppDeps): Prom
   });
   const services = await createServices(store, engine, config, http.log);
   const links = new SignedLinks(await store.settings.secret('downloads'), config.downloadMinutes * 60_000);
-  http.setErrorHandler((error, request, reply) => sendError(toApiError(error), request, reply));
+  http.setErrorHandler((error, request, reply) => sendError(toApiError(error, request), request, reply));
   http.setNotFoundHandler((request, reply) =>
     sendError(
       new ApiError('not_found', `${request.method} ${request.url} is no call of this server`),
@@ -100,7 +100,7 @@ async function addApi(scope: FastifyInstance, deps: RouteDeps, store: Store): Pr
   if (deps.config.rateLimitPerMinute > 0) await addRateLimit(scope, deps.config.rateLimitPerMinute);
   logUnknownFields(scope);
   scope.setErrorHandler(async (thrown, request, reply) => {
-    const error = toApiError(thrown);
+    const error = toApiError(thrown, request);
     await consumeRefused(deps.services.training, request, error);
     return sendError(error, request, reply);
   });

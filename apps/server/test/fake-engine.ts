@@ -54,6 +54,8 @@ export class FakeEngine implements Engine {
   /** Added to the metrics of each pass. */
   extraMetrics: Record<string, number> = {};
   closed = false;
+  /** Calls that were made, run or not. */
+  received = 0;
 
   constructor(names: string[] = ['tiny']) {
     this.#names = names;
@@ -205,6 +207,7 @@ export class FakeEngine implements Engine {
   }
 
   #inOrder<T>(modelId: string, name: string, work: () => Promise<T>): Promise<T> {
+    this.received += 1;
     const before = this.#tails.get(modelId) ?? Promise.resolve();
     const result = before
       .catch(() => {})

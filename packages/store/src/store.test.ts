@@ -311,11 +311,12 @@ describe.each(databases)('on %s', (_name, openDatabase) => {
   });
 
   test('a write that fails leaves its neighbours in the same group alone', async () => {
+    await store.settings.secret('taken');
     const writes = await Promise.allSettled([
       database.write((db) => db.insertInto('settings').values({ name: 'g1', value: 'a' }).execute()),
       database.write(async (db) => {
         await db.insertInto('settings').values({ name: 'g2', value: 'a' }).execute();
-        await db.insertInto('settings').values({ name: 'g1', value: 'b' }).execute();
+        await db.insertInto('settings').values({ name: 'taken', value: 'b' }).execute();
       }),
       database.write((db) => db.insertInto('settings').values({ name: 'g3', value: 'a' }).execute()),
     ]);

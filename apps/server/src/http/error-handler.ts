@@ -5,7 +5,7 @@ import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
 import { ApiError, codeOfStatus } from '../errors.ts';
 
 /** Whatever was thrown, as an error to show. */
-export function toApiError(error: unknown): ApiError {
+export function toApiError(error: unknown, request: FastifyRequest): ApiError {
   if (error instanceof ApiError) return error;
   if (error instanceof WireFormatError)
     return new ApiError('invalid_request', error.message, { cause: error });
@@ -14,7 +14,7 @@ export function toApiError(error: unknown): ApiError {
     return new ApiError(code, error.message, { cause: error });
   }
   if (hasZodFastifySchemaValidationErrors(error)) {
-    return new ApiError('invalid_request', describeIssues(error), { cause: error });
+    return new ApiError('invalid_request', describeIssues(error, request), { cause: error });
   }
   const status = (error as Partial<FastifyError>).statusCode ?? 500;
   if (status >= 500) return new ApiError('internal', 'The server failed; its log says why', { cause: error });
@@ -34,22 +34,35 @@ export function sendError(error: ApiError, request: FastifyRequest, reply: Fasti
 
 interface ValidationError {
   validationContext?: string;
-  validation: { instancePath: string; message?: string; params?: { issue?: { input?: unknown } } }[];
+  validation: { instancePath: string; message?: string }[];
 }
 
 /** Names each field, what is wrong with it, and its value where it is short. */
-function describeIssues(error: ValidationError): string {
+function describeIssues(error: ValidationError, request: FastifyRequest): string {
+  const context = error.validationContext ?? 'body';
+  const parts: Record<string, unknown> = {
+    body: request.body,
+    params: request.params,
+    querystring: request.query,
+  };
   return error.validation
-    .map(({ instancePath, message, params }) => {
-      const field = instancePath.slice(1).replaceAll('/', '.') || (error.validationContext ?? 'body');
-      const value = params?.issue?.input;
-      const shown = isShort(value) ? ` (got ${JSON.stringify(value)})` : '';
-      return `${field}: ${message ?? 'is invalid'}${shown}`;
+    .map(({ instancePath, message }) => {
+      const path = instancePath.split('/').slice(1);
+      const shown = shortForm(valueAt(parts[context], path));
+      const got = shown === undefined ? '' : ` (got ${shown})`;
+      return `${path.join('.') || context}: ${message ?? 'is invalid'}${got}`;
     })
     .join('; ');
 }
 
-function isShort(value: unknown): boolean {
-  if (typeof value === 'string') return value.length <= 100;
-  return typeof value === 'number' || typeof value === 'boolean';
+function valueAt(value: unknown, path: string[]): unknown {
+  return path.reduce<unknown>(
+    (inner, key) => (typeof inner === 'object' && inner !== null ? Reflect.get(inner, key) : undefined),
+    value,
+  );
+}
+
+function shortForm(value: unknown): string | undefined {
+  if (typeof value === 'string') return value.length <= 100 ? JSON.stringify(value) : undefined;
+  return ['number', 'boolean', 'bigint'].includes(typeof value) ? String(value) : undefined;
 }

@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream';
 import { CheckpointArchiveUrlResponse, ExternalWeightsUrlsResponse } from '@anneal/types';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import * as z from 'zod';
@@ -75,6 +76,6 @@ async function send(request: FastifyRequest, reply: FastifyReply, download: Down
   reply.header('content-disposition', `attachment; filename*=UTF-8''${encodeURIComponent(download.name)}`);
   reply.header('content-length', range ? range.end - range.start + 1 : download.size);
   if (range) reply.code(206).header('content-range', `bytes ${range.start}-${range.end}/${download.size}`);
-  if (request.method === 'HEAD') return reply.send('');
+  if (request.method === 'HEAD') return reply.send(Readable.from([]));
   return reply.send(await download.open(range));
 }

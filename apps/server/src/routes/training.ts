@@ -23,6 +23,19 @@ const Pass = z.union([
   body(ForwardBackwardRequest),
 ]);
 
+/** Asked before the schema drops what AdamW does not know, so that no other optimizer turns into it unnoticed. */
+function refuseOtherOptimizers(input: unknown): void {
+  const { optimizer_params, optim_params } = (input ?? {}) as Record<string, { type?: unknown } | undefined>;
+  for (const params of [optimizer_params, optim_params]) {
+    const type = params?.type;
+    if (type === undefined || type === 'adamw') continue;
+    throw new ApiError(
+      'invalid_request',
+      `optimizer type ${JSON.stringify(type)} is not served here; use "adamw"`,
+    );
+  }
+}
+
 export const trainingRoutes: Routes = async (app, { services: { passes, saves, sessions } }) => {
   const sequenced = (kind: string) => ({ config: { sequenced: kind } });
 
@@ -44,7 +57,11 @@ export const trainingRoutes: Routes = async (app, { services: { passes, saves, s
 
   app.post(
     '/optim_step',
-    { ...sequenced('optim_step'), schema: { tags, body: body(OptimStepRequest), response } },
+    {
+      ...sequenced('optim_step'),
+      schema: { tags, body: body(OptimStepRequest), response },
+      preValidation: async (request) => refuseOtherOptimizers(request.body),
+    },
     (request) => passes.optimStep(request.owner, request.body),
   );
 

@@ -1,11 +1,6 @@
 import type { Engine, AdamParams as EngineAdam, EngineDatum } from '@anneal/engine';
-import type {
-  AdamParams,
-  DecodedForwardBackwardRequest,
-  OptimStepRequest,
-  UntypedApiFuture,
-} from '@anneal/types';
-import { encodeForwardBackwardOutput } from '@anneal/types';
+import type { DecodedForwardBackwardRequest, OptimStepRequest, UntypedApiFuture } from '@anneal/types';
+import { AdamParams, encodeForwardBackwardOutput, wire } from '@anneal/types';
 import { ApiError } from '../errors.ts';
 import { bodyHash } from '../wire/body-hash.ts';
 import { textTokens } from '../wire/model-input.ts';
@@ -95,13 +90,7 @@ function finiteOnly(metrics: Record<string, number>): Record<string, number> {
 
 function adamParams(request: OptimStepRequest): AdamParams {
   const given = request.adam_params ?? request.optimizer_params ?? request.optim_params;
-  if (given && 'type' in given && given.type !== 'adamw') {
-    throw new ApiError(
-      'invalid_request',
-      `optimizer type "${given.type}" is not served here; use adam_params`,
-    );
-  }
-  return given as AdamParams;
+  return wire(AdamParams).parse(given);
 }
 
 function toEngineAdam(params: AdamParams): EngineAdam {

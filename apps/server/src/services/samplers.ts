@@ -65,10 +65,10 @@ export class SamplerService {
   /** A sampler that can be used: its session is open and its weights are kept. */
   async getUsable(id: string, owner: string): Promise<Sampler> {
     const sampler = await this.get(id, owner);
+    await this.#deps.sessions.getOpen(sampler.sessionId, owner);
     if (sampler.expiredAt !== null) {
       throw new ApiError('not_found', `sampling_session_id "${id}" was unused for long and has expired`);
     }
-    await this.#deps.sessions.getOpen(sampler.sessionId, owner);
     return sampler;
   }
 

@@ -24,7 +24,8 @@ export class Sequencer {
   readonly #ready: SequencedJob[] = [];
   readonly #inFlight = new Set<Promise<void>>();
   #next: bigint;
-  #running: Promise<void> | undefined;
+  #isRunning = false;
+  #running: Promise<void> = Promise.resolve();
   #gapTimer: NodeJS.Timeout | undefined;
 
   /**
@@ -52,7 +53,7 @@ export class Sequencer {
   }
 
   get isIdle(): boolean {
-    return this.#waiting.size === 0 && this.#ready.length === 0 && this.#inFlight.size === 0;
+    return !this.#isRunning && this.#waiting.size === 0 && this.#inFlight.size === 0;
   }
 
   add(job: SequencedJob): void {
@@ -87,7 +88,7 @@ export class Sequencer {
 
   /** Resolves when everything that was ready has ended; what waits for a missing number keeps waiting. */
   async settled(): Promise<void> {
-    while (this.#running || this.#inFlight.size > 0) {
+    while (this.#isRunning || this.#inFlight.size > 0) {
       await this.#running;
       await Promise.all(this.#inFlight);
     }
@@ -103,10 +104,11 @@ export class Sequencer {
       this.#next += 1n;
     }
     this.#watchGap();
-    if (this.#ready.length > 0) this.#running ??= this.#run();
+    if (this.#ready.length > 0 && !this.#isRunning) this.#running = this.#run();
   }
 
   async #run(): Promise<void> {
+    this.#isRunning = true;
     for (let job = this.#ready.shift(); job; job = this.#ready.shift()) {
       if (job.barrier) await Promise.all(this.#inFlight);
       const started = job.start();
@@ -114,7 +116,7 @@ export class Sequencer {
       this.#inFlight.add(done);
       void done.then(() => this.#inFlight.delete(done));
     }
-    this.#running = undefined;
+    this.#isRunning = false;
   }
 
   /** Requests behind a number that never comes must not wait for ever. */

@@ -1,0 +1,170 @@
+import { expect, test } from 'vitest';
+import { FakeEngine } from './fake-engine.ts';
+import { closeServer, onEachDatabase } from './harness.ts';
+
+onEachDatabase((open) => {
+  test('runs, checkpoints, keys, samplers and results outlive the process', async () => {
+    const before = await open();
+    const model = await before.model({ request: { user_metadata: { renderer_name: 'role_colon' } } });
+    const path = await before.saveState(model, 1, 'kept');
+    const save = { model_id: model, seq_id: 2, sampling_session_seq_id: 0 };
+    const { json } = await before.result(await before.post('/save_weights_for_sampler', save));
+    const result = await before.forwardBackward(model, 3, { forwardOnly: true });
+    const numbers = (await before.result(result)).json;
+    await closeServer(before, 'crash');
+
+    const after = await open({ like: before });
+    const run = (await after.get(`/training_runs/${model}`)).json;
+    expect(run).toMatchObject({
+      user_metadata: { renderer_name: 'role_colon' },
+      last_checkpoint: { tinker_path: path },
+    });
+    expect((await after.result(result)).json).toEqual(numbers);
+    const sample = await after.sample(String(json.sampling_session_id), 0);
+    expect((await after.result(sample)).json.sequences).toHaveLength(1);
+  });
+
+  test('a clean restart between two steps goes unnoticed', async () => {
+    const before = await open();
+    const model = await before.model();
+    for (const seq of [1, 3]) {
+      await before.forwardBackward(model, seq);
+      await before.result(await before.optimStep(model, seq + 1));
+    }
+    const loss = await before.loss(model, 5);
+    await closeServer(before);
+
+    const after = await open({ like: before });
+    expect(await after.loss(model, 6)).toBe(loss);
+    await after.forwardBackward(model, 7);
+    await after.result(await after.optimStep(model, 8));
+    expect(await after.loss(model, 9)).not.toBe(loss);
+    expect(after.engine.models.get(model)?.step).toBe(3);
+  });
+
+  test('with every step stored, a crash between two steps goes unnoticed', async () => {
+    const before = await open({ config: { journalSeconds: 0 } });
+    const model = await before.model();
+    await before.forwardBackward(model, 1);
+    await before.result(await before.optimStep(model, 2));
+    const loss = await before.loss(model, 3);
+    await expect.poll(async () => (await before.store.runs.get(model))?.snapshot?.step).toBe(1);
+    await closeServer(before, 'crash');
+
+    const after = await open({ like: before });
+    expect(await after.loss(model, 4)).toBe(loss);
+  });
+
+  test('lost steps are told, and the surviving one can be resumed from', async () => {
+    const before = await open({ config: { journalSeconds: 0 } });
+    const model = await before.model();
+    await before.forwardBackward(model, 1);
+    await before.result(await before.optimStep(model, 2));
+    const loss = await before.loss(model, 3);
+    await expect.poll(async () => (await before.store.runs.get(model))?.snapshot?.step).toBe(1);
+    await before.result(await before.forwardBackward(model, 4));
+    await closeServer(before, 'crash');
+
+    const after = await open({ like: before });
+    const lost = (await after.result(await after.optimStep(model, 5))).json;
+    const path = `tinker://${model}/weights/recovered-step-1`;
+    expect(lost).toMatchObject({ category: 'server', error: expect.stringContaining(path) });
+    expect(lost.error).toContain('requests up to 4');
+    const session = await after.session();
+    const load = { session_id: session, model_seq_id: 0, path, optimizer: true };
+    const resumed = await after.result(await after.post('/load_weights', load));
+    expect(await after.loss(String(resumed.json.model_id), 1)).toBe(loss);
+    const into = { model_id: model, seq_id: 6, path, optimizer: true };
+    expect((await after.result(await after.post('/load_weights', into))).json.path).toBe(path);
+    expect(await after.loss(model, 7)).toBe(loss);
+  });
+
+  test('without any stored step the error says so', async () => {
+    const before = await open();
+    const model = await before.model();
+    await before.forwardBackward(model, 1);
+    await before.result(await before.optimStep(model, 2));
+    await closeServer(before, 'crash');
+    const after = await open({ like: before });
+    const lost = (await after.result(await after.optimStep(model, 3))).json;
+    expect(lost).toMatchObject({ category: 'server', error: expect.stringContaining('no step') });
+  });
+
+  test('a model that was only created, or loaded, comes back as it was', async () => {
+    const before = await open();
+    const model = await before.model({ request: { lora_config: { rank: 4 } } });
+    await before.forwardBackward(model, 1);
+    await before.optimStep(model, 2);
+    const path = await before.saveState(model, 3, 'a');
+    const load = { session_id: await before.session(), model_seq_id: 0, path, optimizer: true };
+    const loaded = String((await before.result(await before.post('/load_weights', load))).json.model_id);
+    const loss = await before.loss(loaded, 1);
+    const fresh = await before.model({ request: { lora_config: { rank: 4 } } });
+    const seed = before.engine.models.get(fresh)?.lora.seed;
+    await closeServer(before, 'crash');
+
+    const after = await open({ like: before });
+    expect(await after.loss(loaded, 2)).toBe(loss);
+    await after.loss(fresh, 1);
+    expect(after.engine.models.get(fresh)?.lora.seed).toBe(seed);
+  });
+
+  test('what had not ended ends honestly: training fails, samples may be sent again', async () => {
+    const before = await open();
+    const model = await before.model();
+    const sampler = await before.sampler();
+    before.engine.gate = new Promise(() => {});
+    before.engine.sampleGate = new Promise(() => {});
+    const pass = await before.forwardBackward(model, 1);
+    const sample = await before.sample(sampler, 0);
+    await before.app.http.close();
+    await before.store.close();
+
+    const after = await open({ like: before });
+    expect((await after.result(pass)).json).toMatchObject({ category: 'server' });
+    expect((await after.result(sample)).status).toBe(410);
+    expect((await after.result(await after.forwardBackward(model, 2))).status).toBe(200);
+    expect((await after.result(await after.sample(sampler, 1))).status).toBe(200);
+  });
+
+  test('a model whose client is silent is stored and freed, and comes back when it is used', async () => {
+    const server = await open();
+    const model = await server.model();
+    await server.forwardBackward(model, 1);
+    await server.result(await server.optimStep(model, 2));
+    const loss = await server.loss(model, 3);
+    await server.app.services.live.park(model);
+    expect(server.engine.models.size).toBe(0);
+    expect(await server.loss(model, 4)).toBe(loss);
+    await server.forwardBackward(model, 5);
+    await server.result(await server.optimStep(model, 6));
+    expect(server.engine.models.get(model)?.step).toBe(2);
+  });
+
+  test('an unused model gives up its stored copy in the end', async () => {
+    const server = await open();
+    const model = await server.model();
+    await server.forwardBackward(model, 1);
+    await server.result(await server.optimStep(model, 2));
+    await server.app.services.live.park(model);
+    const run = (await server.store.runs.get(model))!;
+    await server.app.services.live.forgetSnapshot(run);
+    await expect(server.store.blobs.local(run.snapshot!.blob)).rejects.toThrow();
+    expect((await server.result(await server.optimStep(model, 3))).json.category).toBe('user');
+  });
+
+  test('samplers beyond the limit are closed and opened again when they are used', async () => {
+    const server = await open({ config: { maxOpenSamplers: 2 }, engine: new FakeEngine() });
+    const session = await server.session();
+    const model = await server.model({ session });
+    const ids: string[] = [];
+    for (let i = 0; i < 4; i += 1) {
+      const save = { model_id: model, seq_id: i + 1, sampling_session_seq_id: i };
+      const { json } = await server.result(await server.post('/save_weights_for_sampler', save));
+      ids.push(String(json.sampling_session_id));
+    }
+    expect(server.engine.samplers.size).toBeLessThanOrEqual(2);
+    for (const id of ids) expect((await server.result(await server.sample(id, 0))).status).toBe(200);
+    expect(server.engine.samplers.size).toBeLessThanOrEqual(2);
+  });
+});
