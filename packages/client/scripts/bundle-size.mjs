@@ -14,8 +14,17 @@ const { output } = await bundle.generate({ format: 'esm', minify: true });
 const builtin = output.flatMap((chunk) => chunk.imports ?? []).find((name) => name.startsWith('node:'));
 if (builtin) throw new Error(`the browser entry imports ${builtin}`);
 const kilobytes = (size) => `${(size / 1000).toFixed(1)} kB`;
-for (const chunk of output) {
-  const bytes = Buffer.from(chunk.code ?? '');
-  const name = chunk.isEntry ? 'browser entry' : `loaded on demand: ${chunk.name}`;
-  console.log(`${name}: ${kilobytes(bytes.length)} minified, ${kilobytes(gzipSync(bytes).length)} gzipped`);
+const entry = output.find((chunk) => chunk.isEntry);
+const loadedAtOnce = new Set([entry]);
+for (const chunk of loadedAtOnce) {
+  for (const name of chunk.imports) loadedAtOnce.add(output.find((other) => other.fileName === name));
 }
+const report = (label, chunks) => {
+  const bytes = Buffer.from(chunks.map((chunk) => chunk.code).join(''));
+  console.log(`${label}: ${kilobytes(bytes.length)} minified, ${kilobytes(gzipSync(bytes).length)} gzipped`);
+};
+report('browser entry', [...loadedAtOnce]);
+report(
+  'tokenizer, loaded on demand',
+  output.filter((chunk) => !loadedAtOnce.has(chunk)),
+);
