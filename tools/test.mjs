@@ -3,6 +3,7 @@
  * The last line adds up every suite; the exit status is 1 when anything failed.
  */
 import { spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { ensurePythonEnv } from './testing/python-env.mjs';
 import { startServer } from './testing/server.mjs';
@@ -36,11 +37,15 @@ async function againstServer(environment, runs) {
   const python = ensurePythonEnv(environment, join(TOOLS, environment, 'requirements.txt'), say);
   const server = await startServer({ flags: ['--model', MODEL] });
   const folder = modelFolder();
+  const banner = join(server.dataDir, 'banner.txt');
+  writeFileSync(banner, server.output());
   const env = {
     TINKER_BASE_URL: server.url,
     TINKER_API_KEY: server.key,
     BASE_MODEL: MODEL,
     BASE_MODEL_DIR: folder,
+    ANNEAL_BANNER: banner,
+    ANNEAL_DATA_DIR: server.dataDir,
     ANNEAL_CLI: CLI,
     ANNEAL_NODE: process.execPath,
     ANNEAL_TOKENIZER: folder,

@@ -65,7 +65,7 @@ async function list(options: KeyOptions): Promise<void> {
 async function revoke(id: string, options: KeyOptions): Promise<void> {
   const revoked = await withStore(options, (store) => store.keys.revoke(id));
   if (!revoked) throw new CliError(`id: no valid key has the id "${id}" (anneal keys list)`);
-  print(options.json, { revoked: id }, () => `Revoked ${id}`);
+  print(options.json, { revoked: id }, () => `Revoked ${id}; a running server refuses it within seconds`);
 }
 
 async function withStore<T>(

@@ -1,4 +1,5 @@
-/** What `anneal serve` prints once it works: where, with which key, and two programs that can be pasted. */
+/** What `anneal serve` prints once it works: where, with which key, and two programs that can be pasted.
+ * tools/compat/compat_banner.py runs both. */
 
 export interface BannerFacts {
   url: string;
@@ -22,7 +23,7 @@ Python, after \`pip install tinker\`${note}:
 
 ${pythonSnippet(facts)}
 
-TypeScript, with @anneal/client and @anneal/tokenizer${note}:
+TypeScript, in a folder where @anneal/client and @anneal/tokenizer are installed, such as this checkout${note}:
 
 ${typescriptSnippet(facts)}
 
@@ -43,12 +44,12 @@ export function pythonSnippet({ url, key, models: [model] }: BannerFacts): strin
 export function typescriptSnippet({ url, key, models: [model] }: BannerFacts): string {
   const access = [`baseUrl: ${quoted(url)}`, ...(key ? [`apiKey: ${quoted(key)}`] : [])].join(', ');
   return [
-    "import { ModelInput, ServiceClient } from '@anneal/client';",
+    "import { ServiceClient } from '@anneal/client';",
     "import { loadTokenizer } from '@anneal/tokenizer/node';",
     `const tokenizer = await loadTokenizer(${quoted(model?.folder)});`,
     `const sampler = await new ServiceClient({ ${access} }).createSamplingClient({ baseModel: ${quoted(model?.name)} });`,
-    "const prompt = ModelInput.fromInts(tokenizer.encode('The capital of France is'));",
-    'const { sequences } = await sampler.sample(prompt, 1, { max_tokens: 16, temperature: 0 });',
+    "const prompt = tokenizer.encode('The capital of France is');",
+    'const { sequences } = await sampler.sample({ prompt, samplingParams: { max_tokens: 16, temperature: 0 } });',
     'console.log(tokenizer.decode(sequences[0].tokens));',
   ].join('\n');
 }

@@ -9,10 +9,16 @@ export async function runServer(config: ServeConfig): Promise<void> {
   let stop: (signal: NodeJS.Signals) => void = () => process.exit(130);
   const onSignal = (signal: NodeJS.Signals): void => stop(signal);
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, onSignal);
-  const server = await serve(config);
+  let stopping = false;
+  const server = await serve(config, (error) => {
+    if (stopping) return;
+    process.stderr.write(`anneal: error: the engine died: ${error.message}\n`);
+    process.exit(1);
+  });
   await new Promise<void>((resolve) => {
     stop = () => resolve();
   });
+  stopping = true;
   const since = Date.now();
   stop = () => {
     if (Date.now() - since > PATIENCE_MS) process.exit(130);

@@ -20,7 +20,10 @@ interface FoundModel {
  *
  * @throws an error with one message for the person who starts it
  */
-export async function serve(config: ServeConfig): Promise<RunningServer> {
+export async function serve(
+  config: ServeConfig,
+  onEngineExit: (error: Error) => void,
+): Promise<RunningServer> {
   const { models, aliases } = modelList(config.model, config.alias);
   await requireFreePort(config.host, config.port);
   const addonPath = await tensorflowAddon();
@@ -33,7 +36,7 @@ export async function serve(config: ServeConfig): Promise<RunningServer> {
     aliases,
     lossModules: loss.map((file) => resolve(file)),
   });
-  const server = await startServer(serverConfig, { addonPath, onEngineExit: endProcess });
+  const server = await startServer(serverConfig, { addonPath, onEngineExit });
   const url = reachableUrl(config, server.url);
   process.stdout.write(banner({ url, key: server.createdKey ?? config.apiKey, models: found }));
   return server;
@@ -69,11 +72,6 @@ function reachableUrl({ host, publicUrl }: ServeConfig, listening: string): stri
   const url = new URL(listening);
   if (host === '0.0.0.0' || host === '::') url.hostname = '127.0.0.1';
   return url.origin;
-}
-
-function endProcess(error: Error): void {
-  process.stderr.write(`anneal: error: the engine died: ${error.message}\n`);
-  process.exit(1);
 }
 
 function say(line: string): void {
