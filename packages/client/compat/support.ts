@@ -5,7 +5,6 @@
 
 import type { ForwardBackwardOutput, LoraTrainingOptions, TrainingClient } from '../src/index.ts';
 import {
-  type ChatTokenizer,
   Datum,
   type LossFnConfig,
   type LossFnType,

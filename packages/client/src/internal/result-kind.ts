@@ -46,11 +46,8 @@ export const FORWARD: ResultKind<ForwardBackwardOutput> = {
 
 export const FORWARD_BACKWARD: ResultKind<ForwardBackwardOutput> = { ...FORWARD, name: 'ForwardBackward' };
 
-/** A sample whose sequences get the ids that its submission was promised. */
-export function sampleKind(sequenceIds: readonly string[] | undefined): ResultKind<SampleResponse> {
-  return {
-    name: 'Sample',
-    schema: SampleResponse,
-    decode: (bytes) => decodeSampleResponse(bytes, sequenceIds),
-  };
-}
+export const SAMPLE: ResultKind<SampleResponse> = {
+  name: 'Sample',
+  schema: SampleResponse,
+  decode: (bytes) => decodeSampleResponse(bytes),
+};

@@ -8,13 +8,13 @@ import {
 } from '@anneal/types';
 import type * as z from 'zod';
 import type { FutureContext } from '../core/api-future.ts';
-import { TinkerError } from '../core/errors.ts';
+import { APIResponseValidationError, TinkerError } from '../core/errors.ts';
 import { retryAfterMs } from '../core/retry.ts';
 import { isStatus } from './http.ts';
 import { pollResult } from './poll.ts';
 import { promptBytes } from './prompt-bytes.ts';
 import { QueueWatch } from './queue-watch.ts';
-import { sampleKind } from './result-kind.ts';
+import { SAMPLE } from './result-kind.ts';
 import { SamplerPoller } from './sampler-poller.ts';
 import type { Session } from './session.ts';
 import { sleep } from './sleep.ts';
@@ -68,13 +68,13 @@ export class Sampler {
     try {
       const response = await pollResult(this.session.backend, {
         requestId,
-        kind: sampleKind(sequenceIds ?? undefined),
+        kind: SAMPLE,
         signal,
         queue: this.#queue,
         roundtripMs: performance.now() - start,
         poller: this.#pollerOf(clone),
       });
-      return checkResponse(request, response);
+      return withSequenceIds(checkResponse(request, response), sequenceIds);
     } finally {
       signal.removeEventListener('abort', onAbort);
     }
@@ -165,4 +165,18 @@ function checkResponse(request: UnnumberedSample, response: SampleResponse): Sam
     throw new TinkerError('the server scored the whole prompt; it may not know promptLogprobsLastN');
   }
   return response;
+}
+
+/** Gives each sequence the id that the submission's answer promised; the result does not repeat it. */
+function withSequenceIds(
+  response: SampleResponse,
+  ids: readonly string[] | null | undefined,
+): SampleResponse {
+  if (!ids) return response;
+  if (ids.length !== response.sequences.length) {
+    const message = `${response.sequences.length} sequences came, ${ids.length} were promised`;
+    throw new APIResponseValidationError(message);
+  }
+  const sequences = response.sequences.map((sequence, index) => ({ ...sequence, sequence_id: ids[index] }));
+  return { ...response, sequences };
 }
