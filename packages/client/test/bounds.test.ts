@@ -25,7 +25,7 @@ test('fewer samples are under way than the server allows', async () => {
   expect(server.peakPolls).toBeLessThanOrEqual(5);
 });
 
-test('a batch of 2000 datums: few requests under way, memory stays near the size of the batch', async () => {
+test('a batch of 2000 datums: few bodies are in memory and under way at once', async () => {
   const { server, service } = await start({
     clientConfig: { fwdbwd_max_chunk_len: 50, fwdbwd_dispatch_bytes_semaphore_size: 1_000_000 },
   });

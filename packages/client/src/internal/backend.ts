@@ -6,7 +6,7 @@ import { type Answer, bodyOf, Http, post } from './http.ts';
 import { ByteBudget, Semaphore } from './semaphore.ts';
 import { postRequest } from './wire-request.ts';
 
-/** What a sampling client counts as much as sending 13 000 tokens. */
+/** What may be under way at once, over all clients of a backend. */
 export interface Limits {
   /** Result polls. */
   polls: Semaphore;

@@ -25,8 +25,6 @@ export interface Call {
   /** Milliseconds for one attempt; the client's default when absent. */
   timeout?: number;
   signal?: AbortSignal;
-  /** Name of the public method that makes the call. */
-  sdkMethod?: string;
   /** Instead of the client's credential. */
   apiKey?: string;
   /** A status that the caller deals with: it is not sent again for it. */
@@ -188,7 +186,6 @@ export class Http {
       'X-SDK-Version': SDK_VERSION,
       'X-Stainless-Retry-Count': String(Math.max(0, attempt)),
     };
-    if (call.sdkMethod) headers['X-SDK-Method'] = call.sdkMethod;
     if (call.method !== 'GET') headers['X-Idempotency-Key'] = idempotencyKey;
     if (call.body !== undefined) {
       headers['Content-Type'] = typeof call.body === 'string' ? 'application/json' : 'application/x-protobuf';
