@@ -1,4 +1,4 @@
-"""The Python examples, run as a user runs them."""
+"""The examples in Python and TypeScript, run as a user runs them."""
 from __future__ import annotations
 
 import os
@@ -15,7 +15,8 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 def example(name: str, *args: str) -> str:
     need_server()
-    command = [sys.executable, str(EXAMPLES / name), *args]
+    program = sys.executable if name.endswith(".py") else os.environ.get("ANNEAL_NODE", "node")
+    command = [program, str(EXAMPLES / name), *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
@@ -58,4 +59,22 @@ def test_dpo_widens_the_margin():
     pytest.importorskip("torch")
     output = example("dpo.py", "--steps", "4")
     margins = numbers(r"margin ([+-]\d+\.\d+)", output)
+    assert abs(margins[0]) < 0.05 and margins[-1] > margins[0]
+
+
+@pytest.mark.timeout(600)
+def test_sft_in_typescript():
+    losses = numbers(r"loss:sum (\d+\.\d+)", example("sft.ts", "6"))
+    assert len(losses) == 6 and losses[-1] < losses[0]
+
+
+@pytest.mark.timeout(600)
+def test_rl_in_typescript():
+    output = example("rl.ts", "1")
+    assert len(numbers(r"reward (\d+\.\d+)", output)) == 1 and "training checkpoint: tinker://" in output
+
+
+@pytest.mark.timeout(600)
+def test_dpo_in_typescript():
+    margins = numbers(r"margin (-?\d+\.\d+)", example("dpo.ts", "4"))
     assert abs(margins[0]) < 0.05 and margins[-1] > margins[0]
