@@ -1,5 +1,6 @@
 /** An engine in a worker thread, behind the same interface: the HTTP thread never waits for TensorFlow. */
 import { Worker } from 'node:worker_threads';
+import { setTensorflowDefaults } from '@anneal/tensorflow';
 import { type Engine, EngineError, type SampleOptions, type SampleProgress } from './engine.ts';
 import type { EngineOptions } from './local-engine.ts';
 import type { EngineMethod, FromWorker, ToWorker, WireError, WorkerStart } from './worker-protocol.ts';
@@ -40,8 +41,7 @@ export async function createWorkerEngine({
   onExit,
   ...options
 }: WorkerEngineOptions): Promise<Engine> {
-  // The C library reads the process's environment, which a worker's copy of it does not reach.
-  process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
+  setTensorflowDefaults();
   const fromSource = import.meta.url.endsWith('.ts');
   const worker = new Worker(new URL(fromSource ? './worker.ts' : './worker.js', import.meta.url), {
     workerData: { addonPath, options } satisfies WorkerStart,

@@ -6,7 +6,13 @@ import type { EngineDatum, SampleRequest } from '../src/engine.ts';
 import { LoraAdapter } from '../src/lora/adapter.ts';
 import { BaseModel } from '../src/models/base-model.ts';
 import { Sampler } from '../src/sampling/sampler.ts';
-import { crossEntropyDatum, fixturePath, loraSpec, maxDifference, readJson } from '../src/testing/fixtures.ts';
+import {
+  crossEntropyDatum,
+  fixturePath,
+  loraSpec,
+  maxDifference,
+  readJson,
+} from '../src/testing/fixtures.ts';
 import '../src/testing/tensorflow.ts';
 import { Trainer } from '../src/training/trainer.ts';
 import { TrainingModel } from '../src/training/training-model.ts';
@@ -21,7 +27,18 @@ interface Row {
   weights: number[];
 }
 interface CurveFixture {
-  setup: { rank: number; alpha: number; lr: number; weight_decay: number; grad_clip_norm: number; batch: number; steps: number; beta1: number; beta2: number; eps: number };
+  setup: {
+    rank: number;
+    alpha: number;
+    lr: number;
+    weight_decay: number;
+    grad_clip_norm: number;
+    batch: number;
+    steps: number;
+    beta1: number;
+    beta2: number;
+    eps: number;
+  };
   curve: { train_loss_sum: number[]; eval_mean_nll: Record<string, number> };
   train: Row[];
   eval: Row[];
@@ -67,7 +84,9 @@ function finish<T>(steps: Generator<void, T>): T {
 }
 
 test('greedy continuations equal transformers token by token, with their logprobs', async () => {
-  const results = await sampleAll(text.greedy.map(({ prompt_ids, ids }) => greedyRequest(prompt_ids, ids.length)));
+  const results = await sampleAll(
+    text.greedy.map(({ prompt_ids, ids }) => greedyRequest(prompt_ids, ids.length)),
+  );
   results.forEach(({ sequences: [sequence] }, i) => {
     const want = text.greedy[i]!;
     expect([...sequence!.tokens]).toEqual(want.ids);
@@ -80,7 +99,12 @@ test("a paragraph's logprobs equal transformers", async () => {
   const [result] = await sampleAll([greedyRequest(ids, 1, true)]);
   const scored = [...result!.promptLogprobs!].slice(-logprobs.length);
   const known = logprobs.flatMap((want, i) => (want === null ? [] : [[want, scored[i]!] as const]));
-  expect(maxDifference(known.map(([want]) => want), known.map(([, got]) => got))).toBeLessThan(1e-3);
+  expect(
+    maxDifference(
+      known.map(([want]) => want),
+      known.map(([, got]) => got),
+    ),
+  ).toBeLessThan(1e-3);
 });
 
 test('a 40-step fine-tune follows the curve of torch and peft', () => {
@@ -94,12 +118,17 @@ test('a 40-step fine-tune follows the curve of torch and peft', () => {
   const model = new TrainingModel('smollm2', trainer, adapter);
   const run = (rows: Row[], forwardOnly: boolean) => {
     const data: EngineDatum[] = rows.map(crossEntropyDatum);
-    return finish(model.forwardBackward({ modelId: 'm', data, lossFn: 'cross_entropy', lossFnConfig: {}, forwardOnly })).metrics['loss:sum']!;
+    return finish(
+      model.forwardBackward({ modelId: 'm', data, lossFn: 'cross_entropy', lossFnConfig: {}, forwardOnly }),
+    ).metrics['loss:sum']!;
   };
   const heldWeight = held.flatMap(({ weights }) => weights).reduce((a, b) => a + b);
   const check = (step: number) => {
     const want = curve.eval_mean_nll[step];
-    if (want !== undefined) expect(Math.abs(run(held, true) / heldWeight - want), `evaluation after step ${step}`).toBeLessThan(0.02);
+    if (want !== undefined)
+      expect(Math.abs(run(held, true) / heldWeight - want), `evaluation after step ${step}`).toBeLessThan(
+        0.02,
+      );
   };
   for (let step = 0; step < setup.steps; step++) {
     check(step);

@@ -1,4 +1,12 @@
-export { backendInfo, bfloat16Tensor, installAddon, numDeviceTensors, rawOp, upload } from './backend.ts';
+export {
+  backendInfo,
+  bfloat16Tensor,
+  installAddon,
+  numDeviceTensors,
+  rawOp,
+  setTensorflowDefaults,
+  upload,
+} from './backend.ts';
 export { type CompileOptions, compile } from './compile/compile.ts';
 export { type CompiledVjp, compileVjp, type ResidualPolicy, type VjpOptions } from './compile/compile-vjp.ts';
 export type { MatmulPrecision } from './compile/trace.ts';

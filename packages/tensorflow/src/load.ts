@@ -13,8 +13,6 @@ const require = createRequire(import.meta.url);
  * @throws when the library cannot be loaded into this process.
  */
 export async function loadTensorflow(prepared: PreparedTensorflow): Promise<void> {
-  // TensorFlow's start-up hints on stderr are of no use to those who cannot rebuild it; errors still show.
-  process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
   if (prepared.addonPath) installAddon(prepared.addonPath);
   else await installWasm();
   await tf.ready();

@@ -1,6 +1,6 @@
 /** Runs a loss, compiled, on one pass's logprobs. */
 import { compile, type Tensor, type Tree, tf } from '@anneal/tensorflow';
-import { type EngineDatum, EngineError } from '../engine.ts';
+import type { EngineDatum } from '../engine.ts';
 import type { LossConfig, LossDefinition } from '../losses/loss.ts';
 import type { MetricsPart } from '../losses/metrics.ts';
 import type { MicroBatch } from './batch-plan.ts';
@@ -79,32 +79,23 @@ export function evaluateLoss(
   };
   const result = compiledLoss(loss)(tree);
   tf.dispose([tree.logprobs, tree.mask, ...Object.values(tree.inputs)]);
-  return readLoss(result, scale, batch, loss.name);
+  return readLoss(result, scale, batch);
 }
 
-function readLoss(result: LossTensors, scale: number, batch: MicroBatch, name: string): EvaluatedLoss {
+function readLoss(result: LossTensors, scale: number, batch: MicroBatch): EvaluatedLoss {
+  const { loss, elementwise, metrics, dlogprobs: gradient } = result;
   const scalar = (tensor: Tensor) => tensor.dataSync()[0] as number;
-  const values: Record<string, number> = { 'loss:sum': scalar(result.loss) * scale };
-  for (const [key, metric] of Object.entries(result.metrics)) values[key] = scalar(metric);
-  const elementwise = result.elementwise?.dataSync() as Float32Array | undefined;
-  if (!elementwise && !Number.isFinite(values['loss:sum'])) {
-    throw new EngineError(
-      'user',
-      `loss_fn "${name}" is not finite (${values['loss:sum']}) over datums ${batch.datums.join(', ')}.`,
-    );
+  const values: Record<string, number> = { 'loss:sum': scalar(loss) * scale };
+  for (const [key, metric] of Object.entries(metrics)) values[key] = scalar(metric);
+  const evaluated: EvaluatedLoss = { metrics: { values, datums: batch.datums.length } };
+  if (elementwise) evaluated.elementwise = elementwise.dataSync() as Float32Array;
+  if (gradient) {
+    evaluated.dlogprobs = new Float32Array(batch.height * batch.width * batch.targetsPerPosition);
+    evaluated.dlogprobs.set((gradient.dataSync() as Float32Array).map((g) => g * scale));
   }
-  let dlogprobs: Float32Array | undefined;
-  if (result.dlogprobs) {
-    dlogprobs = new Float32Array(batch.height * batch.width * batch.targetsPerPosition);
-    dlogprobs.set((result.dlogprobs.dataSync() as Float32Array).map((g) => g * scale));
-  }
-  tf.dispose([
-    result.loss,
-    ...(result.elementwise ? [result.elementwise] : []),
-    ...Object.values(result.metrics),
-    ...(result.dlogprobs ? [result.dlogprobs] : []),
-  ]);
-  return { metrics: { values, datums: batch.datums.length }, dlogprobs, elementwise };
+  const optional = [elementwise, gradient].filter((tensor) => tensor !== undefined);
+  tf.dispose([loss, ...Object.values(metrics), ...optional]);
+  return evaluated;
 }
 
 function maskValues({ datums, width }: MicroBatch, data: EngineDatum[]): Float32Array {

@@ -20,7 +20,7 @@ import { type MicroBatch, planBatches } from './batch-plan.ts';
 import { addInto } from './gradient-sum.ts';
 import { HeadPass } from './head-pass.ts';
 import { disposeRecord, type ForwardRecord, LayerStack } from './layer-stack.ts';
-import { evaluateLoss } from './loss-evaluation.ts';
+import { type EvaluatedLoss, evaluateLoss } from './loss-evaluation.ts';
 
 export interface TrainerOptions {
   /** Bytes of activations that one pass may keep; passes are cut to fit, and beyond it layers are computed twice. */
@@ -69,7 +69,7 @@ export class Trainer {
    * @throws EngineError (user) naming datum, field and value; the caller's gradients are then as they were.
    */
   *steps(adapter: LoraAdapter, request: ForwardBackwardRequest): Generator<void, TrainerResult> {
-    const call = this.#prepare(request);
+    const call = yield* this.#prepare(request);
     const outputs: Record<string, HostTensor>[] = new Array(call.data.length);
     const parts: MetricsPart[] = [];
     let grads: Tensor[] | undefined;
@@ -87,7 +87,7 @@ export class Trainer {
     return { outputs, metrics: foldMetrics(parts), grads };
   }
 
-  #prepare({ data, lossFn, lossFnConfig }: ForwardBackwardRequest): Call {
+  *#prepare({ data, lossFn, lossFnConfig }: ForwardBackwardRequest): Generator<void, Call> {
     const loss = findLoss(lossFn);
     const config = parseLossConfig(loss, lossFnConfig);
     const baseInput = loss.baseLogprobsInput?.(config);
@@ -100,12 +100,12 @@ export class Trainer {
       scale: loss.callScale?.(data, config) ?? 1,
       baseLogprobs: undefined,
     };
-    if (baseInput) call.baseLogprobs = { input: baseInput, values: this.logprobs(undefined, data) };
+    if (baseInput) call.baseLogprobs = { input: baseInput, values: yield* this.logprobs(undefined, data) };
     return call;
   }
 
   /** Logprobs of every datum's targets, without loss or gradient; `undefined` adapter is the base model. */
-  logprobs(adapter: LoraAdapter | undefined, data: EngineDatum[]): Float32Array[] {
+  *logprobs(adapter: LoraAdapter | undefined, data: EngineDatum[]): Generator<void, Float32Array[]> {
     const result: Float32Array[] = new Array(data.length);
     for (const batch of planBatches(planItems(data), this.#maxTokens(0), 1)) {
       const ids = idsTensor(batch, data);
@@ -115,6 +115,7 @@ export class Trainer {
         result[datum] = rowOf(logprobs, batch, row, data[datum]!.tokens.length);
       });
       tf.dispose([ids, x]);
+      yield;
     }
     return result;
   }
@@ -175,7 +176,7 @@ export class Trainer {
         inputs,
         !forwardOnly && !known,
       );
-      this.#collect(call, batch, scored.logprobs, evaluated.elementwise, outputs);
+      this.#collect(call, batch, scored.logprobs, evaluated, outputs);
       if (forwardOnly) return { metrics: evaluated.metrics };
       const head =
         scored.gradients ?? this.#head.gradients(x, adapter, batch, data, evaluated.dlogprobs!).gradients;
@@ -198,18 +199,21 @@ export class Trainer {
     call: Call,
     batch: MicroBatch,
     logprobs: Float32Array,
-    elementwise: Float32Array | undefined,
+    evaluated: EvaluatedLoss,
     outputs: Record<string, HostTensor>[],
   ): void {
     const lengths = batch.datums.map((i) => call.data[i]!.tokens.length);
-    if (elementwise) {
-      const problem = describeNonFinite(elementwise, lengths, batch.width, batch.datums);
-      if (problem) throw new EngineError('user', `loss_fn "${call.loss.name}": ${problem}`);
-    }
+    const refuse = (problem: string) => new EngineError('user', `loss_fn "${call.loss.name}": ${problem}`);
+    const { elementwise, metrics } = evaluated;
+    const problem = elementwise && describeNonFinite(elementwise, lengths, batch.width, batch.datums);
+    if (problem) throw refuse(problem);
+    const loss = metrics.values['loss:sum'];
+    if (!Number.isFinite(loss)) throw refuse(`the loss is ${loss} over data[${batch.datums.join(', ')}].`);
     batch.datums.forEach((datum, row) => {
-      const length = lengths[row]!;
       const shape = call.data[datum]!.inputs.target_tokens!.shape;
-      outputs[datum] = { logprobs: { dtype: 'float32', shape, data: rowOf(logprobs, batch, row, length) } };
+      outputs[datum] = {
+        logprobs: { dtype: 'float32', shape, data: rowOf(logprobs, batch, row, lengths[row]!) },
+      };
     });
   }
 
