@@ -172,8 +172,10 @@ function usedInputs(trace: Trace, inputs: Ref[], residuals: Ref[], outputs: Ref[
 /**
  * Decides what the forward keeps for the backward.
  *
- * A tensor that the backward reads is kept if repeating it would mean an expensive op, unless cheaper tensors that are
- * kept anyway suffice: walking in program order, a cheap op is repeated when all it needs new is larger than itself.
+ * A tensor that the backward reads is kept if repeating it would mean an expensive op. Instead of the tensor itself its
+ * anchor is kept: the earliest tensor, no larger, from which only cheap ops lead to it, so that all that branches off later
+ * is had from one copy. Where the expensive results behind it are smaller, those are kept. Tensors are visited in the
+ * order in which what they are made of is computed, and what is kept makes later ones free.
  */
 function chooseResiduals(trace: Trace, inputs: Ref[], dy: Ref, grads: Ref[], policy: ResidualPolicy): Ref[] {
   if (policy === 'recompute') return [];
@@ -184,23 +186,42 @@ function chooseResiduals(trace: Trace, inputs: Ref[], dy: Ref, grads: Ref[], pol
   const size = (ref: Ref) => nodes[nodeOf(ref)]!.outputs[outputOf(ref)]!.shape.reduce((a, b) => a * b, 1);
   const isForward = (ref: Ref) => nodes[nodeOf(ref)]!.kind === 'op' && !afterDy.has(nodeOf(ref));
 
-  /** New refs to keep so that `ref` can be had in the backward without expensive ops. */
-  const missing = (ref: Ref, found: Set<Ref>, visited: Set<Ref>): void => {
-    if (visited.has(ref) || kept.has(ref) || free.has(ref) || !isForward(ref)) return;
+  /** Expensive results not kept yet that `ref` is made of. */
+  const missing = (ref: Ref, found = new Set<Ref>(), visited = new Set<Ref>()): Set<Ref> => {
+    if (visited.has(ref) || kept.has(ref) || free.has(ref) || !isForward(ref)) return found;
     visited.add(ref);
     if (EXPENSIVE.has(nodes[nodeOf(ref)]!.op)) found.add(ref);
     else for (const input of nodes[nodeOf(ref)]!.inputs) missing(input, found, visited);
+    return found;
+  };
+  /** The earliest tensor behind `ref`, no larger, that is made of the same expensive results. */
+  const anchor = (ref: Ref, behind: number): Ref => {
+    let best = ref;
+    const visited = new Set<Ref>();
+    const visit = (candidate: Ref): void => {
+      if (visited.has(candidate) || missing(candidate).size < behind) return;
+      visited.add(candidate);
+      if (candidate < best && size(candidate) <= size(ref)) best = candidate;
+      if (!EXPENSIVE.has(nodes[nodeOf(candidate)]!.op)) nodes[nodeOf(candidate)]!.inputs.forEach(visit);
+    };
+    visit(ref);
+    return best;
+  };
+  const keepFor = (ref: Ref): void => {
+    const found = missing(ref);
+    if (found.size === 0) return;
+    const start = anchor(ref, found.size);
+    const cost = [...found].reduce((total, r) => total + size(r), 0);
+    if (size(start) < cost) kept.add(start);
+    else for (const r of found) kept.add(r);
+    keepFor(ref);
   };
 
-  for (const ref of backwardReads(nodes, afterDy, grads).sort((a, b) => a - b)) {
-    if (!isForward(ref)) continue;
-    const found = new Set<Ref>();
-    missing(ref, found, new Set());
-    const cost = [...found].reduce((total, r) => total + size(r), 0);
-    if (found.size === 0) continue;
-    if (size(ref) < cost) kept.add(ref);
-    else for (const r of found) kept.add(r);
-  }
+  const reads = backwardReads(nodes, afterDy, grads)
+    .filter((ref) => isForward(ref) && missing(ref).size > 0)
+    .map((ref) => ({ ref, behind: missing(ref) }))
+    .sort((x, y) => Math.max(...x.behind) - Math.max(...y.behind) || x.behind.size - y.behind.size);
+  for (const { ref } of reads) keepFor(ref);
   return [...kept];
 }
 
