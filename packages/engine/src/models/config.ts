@@ -33,6 +33,8 @@ export const DecoderJson = z.looseObject({
   hidden_act: z.string().default('silu'),
   attention_bias: z.boolean().default(false),
   mlp_bias: z.boolean().default(false),
+  sliding_window: positive.nullish(),
+  use_sliding_window: z.boolean().default(false),
   eos_token_id: z.union([z.number().int(), z.array(z.number().int())]).nullish(),
   rope_theta: z.number().positive().optional(),
   rope_scaling: RopeParameters.nullish(),

@@ -2,8 +2,10 @@
 import { EngineError } from '../engine.ts';
 import type { Architecture } from './architecture.ts';
 import { llama } from './llama.ts';
+import { qwen2 } from './qwen2.ts';
+import { qwen3 } from './qwen3.ts';
 
-const ARCHITECTURES: Architecture[] = [llama];
+const ARCHITECTURES: Architecture[] = [llama, qwen2, qwen3];
 
 /** `model_type` values that can be served. */
 export function supportedModelTypes(): string[] {
