@@ -127,7 +127,8 @@ test('training overfits one datum', async () => {
   const model = await newModel({ rank: 16 });
   const ids = tokensOf(12, 8);
   const first = -sum(await score(model, ids));
-  for (let count = 0; count < 25; count++) await step(model, [crossEntropy(ids)], { learning_rate: 5e-3 });
+  // Few steps: at this rate Adam leaves the minimum again once the gradient has all but vanished.
+  for (let count = 0; count < 8; count++) await step(model, [crossEntropy(ids)], { learning_rate: 5e-3 });
   expect(-sum(await score(model, ids))).toBeLessThan(0.25 * first);
 });
 
