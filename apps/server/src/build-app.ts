@@ -4,7 +4,7 @@ import { wireRegistry } from '@anneal/types';
 import fastifyRateLimit from '@fastify/rate-limit';
 import fastifySwagger from '@fastify/swagger';
 import fastifySwaggerUi from '@fastify/swagger-ui';
-import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
+import Fastify, { type FastifyInstance, type FastifyServerOptions, type RouteOptions } from 'fastify';
 import {
   createJsonSchemaTransform,
   createJsonSchemaTransformObject,
@@ -44,6 +44,8 @@ export interface AppDeps {
 export interface App {
   http: FastifyInstance;
   services: Services;
+  /** Every call, with the schemas that check it. */
+  routes: RouteOptions[];
 }
 
 const MIB = 2 ** 20;
@@ -51,7 +53,7 @@ const MIB = 2 ** 20;
 /** Idle connections outlive the longest poll, or clients meet closed ones. */
 const KEEP_ALIVE_MS = 75_000;
 
-const routes: Routes[] = [
+const groups: Routes[] = [
   serviceRoutes,
   authRoutes,
   sessionRoutes,
@@ -74,6 +76,7 @@ export async function buildApp({ store, engine, config, logger }: AppDeps): Prom
     forceCloseConnections: 'idle',
     routerOptions: { maxParamLength: 1000 },
     exposeHeadRoutes: true,
+    frameworkErrors: (error, request, reply) => void sendError(toApiError(error, request), request, reply),
   });
   const services = await createServices(store, engine, config, http.log);
   const links = new SignedLinks(await store.settings.secret('downloads'), config.downloadMinutes * 60_000);
@@ -85,11 +88,13 @@ export async function buildApp({ store, engine, config, logger }: AppDeps): Prom
       reply,
     ),
   );
+  const routes: RouteOptions[] = [];
+  http.addHook('onRoute', (route) => void routes.push(route));
   if (config.docs) await addDocs(http);
   const deps = { services, config, downloads: new Downloads(store, links) };
   await http.register((scope) => addApi(scope, deps, store), { prefix: '/api/v1' });
   http.addHook('preClose', () => services.futures.close());
-  return { http, services };
+  return { http, services, routes };
 }
 
 async function addApi(scope: FastifyInstance, deps: RouteDeps, store: Store): Promise<void> {
@@ -104,7 +109,7 @@ async function addApi(scope: FastifyInstance, deps: RouteDeps, store: Store): Pr
     await consumeRefused(deps.services.training, request, error);
     return sendError(error, request, reply);
   });
-  for (const group of routes) await scope.register(group, deps);
+  for (const group of groups) await scope.register(group, deps);
 }
 
 async function addRateLimit(scope: FastifyInstance, perMinute: number): Promise<void> {

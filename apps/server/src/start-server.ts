@@ -1,8 +1,15 @@
 import { mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { createWorkerEngine, type Engine } from '@anneal/engine';
-import { createStore, LocalBlobs, openPostgres, openSqlite, type Store } from '@anneal/store';
-import { lock } from 'proper-lockfile';
+import {
+  createStore,
+  FolderInUseError,
+  LocalBlobs,
+  lockFolder,
+  openPostgres,
+  openSqlite,
+  type Store,
+} from '@anneal/store';
 import { type App, buildApp } from './build-app.ts';
 import type { ServerConfig } from './config.ts';
 import { startSweeping } from './sweeper.ts';
@@ -40,8 +47,8 @@ const DRAIN_MS = 60_000;
  */
 export async function startServer(config: ServerConfig, options: StartOptions = {}): Promise<RunningServer> {
   const dataDir = resolve(config.dataDir);
-  const unlock = await lockFolder(dataDir);
-  const closers: (() => Promise<unknown>)[] = [unlock];
+  const unlock = await claim(dataDir);
+  const closers: (() => Promise<unknown>)[] = [async () => unlock()];
   try {
     const store = await openStore(config, dataDir);
     closers.unshift(() => store.close());
@@ -63,7 +70,7 @@ export async function startServer(config: ServerConfig, options: StartOptions = 
         await app.services.live.close(DRAIN_MS);
         await engine.close();
         await store.close();
-        await unlock();
+        unlock();
       }),
     };
   } catch (error) {
@@ -72,17 +79,16 @@ export async function startServer(config: ServerConfig, options: StartOptions = 
   }
 }
 
-async function lockFolder(dataDir: string): Promise<() => Promise<void>> {
+async function claim(dataDir: string): Promise<() => void> {
   try {
     await mkdir(dataDir, { recursive: true });
+    return lockFolder(dataDir);
   } catch (cause) {
-    throw new StartError(`dataDir "${dataDir}" cannot be made: ${(cause as Error).message}`, { cause });
-  }
-  try {
-    return await lock(dataDir, { stale: 10_000, update: 2000 });
-  } catch (cause) {
-    const message = `dataDir "${dataDir}" is in use by another Anneal server: stop it, or choose another folder`;
-    throw new StartError(message, { cause });
+    const problem =
+      cause instanceof FolderInUseError
+        ? `is in use by another Anneal server (process ${cause.pid ?? 'unknown'}): stop it, or choose another folder`
+        : `cannot be used: ${(cause as Error).message}`;
+    throw new StartError(`dataDir "${dataDir}" ${problem}`, { cause });
   }
 }
 

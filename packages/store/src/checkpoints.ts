@@ -1,5 +1,6 @@
 import { sql } from 'kysely';
 import type { Database } from './database.ts';
+import { toJsonColumn } from './json-column.ts';
 import type { CheckpointsTable } from './schema.ts';
 import type { Page } from './training-runs.ts';
 
@@ -192,7 +193,7 @@ function toRow(checkpoint: StoredCheckpoint): CheckpointsTable {
     files: JSON.stringify(checkpoint.files),
     size_bytes: checkpoint.sizeBytes,
     public: Number(checkpoint.public),
-    user_metadata: checkpoint.userMetadata && JSON.stringify(checkpoint.userMetadata),
+    user_metadata: checkpoint.userMetadata && toJsonColumn(checkpoint.userMetadata),
     base_model: checkpoint.baseModel,
     lora_rank: checkpoint.loraRank,
     train_attn: Number(checkpoint.trainAttn),

@@ -34,6 +34,11 @@ export async function openSqlite(file: string): Promise<Database> {
   };
 }
 
+/** Whether the database refused a text, as PostgreSQL does with NUL characters. */
+export function isTextRefused(error: unknown): boolean {
+  return (error as { code?: unknown } | undefined)?.code === '22021';
+}
+
 const INT8 = 20;
 
 /** A PostgreSQL database, by URL (`postgres://user@host/name`). */

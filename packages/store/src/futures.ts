@@ -215,7 +215,14 @@ export class FutureStore {
           finished_at: now,
           completion,
         }
-      : { state: 'failed', error: outcome.error, category: outcome.category, finished_at: now, completion };
+      : {
+          state: 'failed',
+          // A message may repeat a text of the request, and PostgreSQL takes no NUL.
+          error: outcome.error.replaceAll('\0', '\uFFFD'),
+          category: outcome.category,
+          finished_at: now,
+          completion,
+        };
   }
 
   /** Starts from the clock, so that it also grows over restarts. */

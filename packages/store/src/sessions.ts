@@ -1,5 +1,6 @@
 import { sql } from 'kysely';
 import type { Database } from './database.ts';
+import { toJsonColumn } from './json-column.ts';
 import type { SessionsTable } from './schema.ts';
 
 export type FinishReason = 'success' | 'errored' | 'interrupted';
@@ -139,7 +140,7 @@ function toRow(session: Session): SessionsTable {
     project_id: session.projectId,
     display_name: session.displayName,
     tags: JSON.stringify(session.tags),
-    user_metadata: JSON.stringify(session.userMetadata),
+    user_metadata: toJsonColumn(session.userMetadata),
     sdk_version: session.sdkVersion,
     created_at: session.createdAt,
     last_heartbeat_at: session.lastHeartbeatAt,

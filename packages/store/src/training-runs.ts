@@ -1,5 +1,6 @@
 import { sql } from 'kysely';
 import type { Database } from './database.ts';
+import { toJsonColumn } from './json-column.ts';
 import type { TrainingRunsTable } from './schema.ts';
 
 /** What a run's adapter covers. */
@@ -183,7 +184,7 @@ function toRow(run: TrainingRun): TrainingRunsTable {
     project_id: run.projectId,
     base_model: run.baseModel,
     ...loraColumns(run.lora),
-    user_metadata: run.userMetadata && JSON.stringify(run.userMetadata),
+    user_metadata: run.userMetadata && toJsonColumn(run.userMetadata),
     created_at: run.createdAt,
     last_request_at: run.lastRequestAt,
     last_seq: run.lastSeq.toString(),

@@ -1,4 +1,5 @@
 import { EngineError } from '@anneal/engine';
+import { isTextRefused } from '@anneal/store';
 import { WireFormatError } from '@anneal/types';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
@@ -15,6 +16,9 @@ export function toApiError(error: unknown, request: FastifyRequest): ApiError {
   }
   if (hasZodFastifySchemaValidationErrors(error)) {
     return new ApiError('invalid_request', describeIssues(error, request), { cause: error });
+  }
+  if (isTextRefused(error)) {
+    return new ApiError('invalid_request', 'A text of the request holds a NUL character', { cause: error });
   }
   const status = (error as Partial<FastifyError>).statusCode ?? 500;
   if (status >= 500) return new ApiError('internal', 'The server failed; its log says why', { cause: error });

@@ -29,10 +29,8 @@ function refuseOtherOptimizers(input: unknown): void {
   for (const params of [optimizer_params, optim_params]) {
     const type = params?.type;
     if (type === undefined || type === 'adamw') continue;
-    throw new ApiError(
-      'invalid_request',
-      `optimizer type ${JSON.stringify(type)} is not served here; use "adamw"`,
-    );
+    const named = typeof type === 'string' ? `"${type}"` : `of type ${typeof type}`;
+    throw new ApiError('invalid_request', `optimizer type ${named} is not served here; use "adamw"`);
   }
 }
 

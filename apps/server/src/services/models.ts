@@ -174,9 +174,10 @@ export class ModelService {
 function alphaOf(metadata: Record<string, unknown> | null): number | undefined {
   const given = metadata?.lora_alpha;
   if (given === undefined) return undefined;
-  const alpha = Number(given);
+  const alpha = typeof given === 'string' || typeof given === 'number' ? Number(given) : Number.NaN;
   if (Number.isFinite(alpha) && alpha > 0) return alpha;
-  throw new ApiError('invalid_request', `user_metadata.lora_alpha must be a positive number, got "${given}"`);
+  const shown = typeof given === 'string' ? `"${given}"` : typeof given;
+  throw new ApiError('invalid_request', `user_metadata.lora_alpha must be a positive number, got ${shown}`);
 }
 
 function refuseOtherOptimizers(config: { type: string }): void {
