@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config';
 // Workspace packages resolve to their TypeScript sources, so tests need no build between packages. `import` is left to the
 // resolver: forced on everything, it would make CommonJS packages `require` ES modules. Tensor tests load a native
 // library that is not safe in worker threads shared with others: forks, one process per file.
-const conditions = ['@anneal/source', 'node', 'module', 'default'];
+const conditions = ['@anneal/source', 'node', 'default'];
 
 export default defineConfig({
   resolve: { conditions },

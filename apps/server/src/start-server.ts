@@ -2,11 +2,13 @@ import { mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { createWorkerEngine, type Engine } from '@anneal/engine';
 import {
+  type BlobStore,
   createStore,
   FolderInUseError,
   LocalBlobs,
   lockFolder,
   openPostgres,
+  openS3Blobs,
   openSqlite,
   type Store,
 } from '@anneal/store';
@@ -96,7 +98,21 @@ async function openStore(config: ServerConfig, dataDir: string): Promise<Store> 
   const database = config.databaseUrl
     ? await openPostgres(config.databaseUrl)
     : await openSqlite(join(dataDir, 'anneal.sqlite'));
-  return createStore(database, await LocalBlobs.open(dataDir));
+  return createStore(database, await openBlobs(config, dataDir));
+}
+
+async function openBlobs(config: ServerConfig, dataDir: string): Promise<BlobStore> {
+  if (config.blobStore === 'fs') return await LocalBlobs.open(dataDir);
+  const { s3Bucket: bucket, s3Prefix: prefix, s3Region: region, s3Endpoint: endpoint } = config;
+  if (bucket === undefined) throw new StartError('s3Bucket: it is needed with blobStore s3');
+  const cacheDir = join(dataDir, 's3-cache');
+  return await openS3Blobs({
+    bucket,
+    prefix,
+    region,
+    cacheDir,
+    ...(endpoint === undefined ? {} : { endpoint }),
+  });
 }
 
 /** The key that was made because there was no other way in. */

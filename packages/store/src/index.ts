@@ -1,5 +1,7 @@
 export { BlobMissingError, type BlobStore, type ByteRange } from './blobs/blob-store.ts';
 export { LocalBlobs } from './blobs/local-blobs.ts';
+export { openS3Blobs } from './blobs/open-s3.ts';
+export type { S3Options } from './blobs/s3-blobs.ts';
 export type {
   CheckpointKey,
   CheckpointKind,
