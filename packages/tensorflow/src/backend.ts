@@ -183,6 +183,24 @@ export function rawOp(op: string, attrs: OpAttr[], inputs: Tensor[], numOutputs:
   return backend.binding.executeOp(op, attrs, backend.getInputTensorIds(inputs), numOutputs).map(wrapTensor);
 }
 
+/**
+ * Random numbers uniform in [0, 1) that depend on the seed alone (TensorFlow's Philox), eagerly or inside a trace.
+ * @param seed int32 [2]
+ */
+export function statelessUniform(shape: number[], seed: Tensor): Tensor {
+  if (!loaded) return tf.randomUniform(shape, 0, 1, 'float32', seed.dataSync().join());
+  const { TF_ATTR_TYPE: type } = loaded.native;
+  const attrs = [
+    { name: 'dtype', type, value: DataType.float32 },
+    { name: 'T', type, value: DataType.int32 },
+    { name: 'Tseed', type, value: DataType.int32 },
+  ];
+  const shapeTensor = tf.tensor1d(shape, 'int32');
+  const [uniform] = rawOp('StatelessRandomUniform', attrs, [shapeTensor, seed], 1);
+  shapeTensor.dispose();
+  return uniform!;
+}
+
 /** Uploads bfloat16 bits as a tensor that only compiled functions may touch. */
 export function bfloat16Tensor(bits: Uint16Array, shape: number[]): Tensor {
   const { graphs } = current();

@@ -5,6 +5,7 @@ export {
   numDeviceTensors,
   rawOp,
   setTensorflowDefaults,
+  statelessUniform,
   upload,
 } from './backend.ts';
 export { type CompileOptions, compile } from './compile/compile.ts';

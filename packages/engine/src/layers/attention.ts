@@ -57,9 +57,15 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: num
   return attentionMix(tf.softmax(tf.add(attentionScores(q, k, scale), mask)), v);
 }
 
-/** Lower-triangular mask [1, 1, time, time], on the host: large masks travel as inputs, not as constants. */
-export function causalMaskValues(time: number): Float32Array {
+/**
+ * Lower-triangular mask [1, 1, time, time], on the host: large masks travel as inputs, not as constants.
+ * @param window Positions that a query sees, its own included
+ */
+export function causalMaskValues(time: number, window = time): Float32Array {
   const values = new Float32Array(time * time);
-  for (let row = 0; row < time; row++) values.fill(MASKED, row * time + row + 1, (row + 1) * time);
+  for (let row = 0; row < time; row++) {
+    values.fill(MASKED, row * time, row * time + Math.max(0, row + 1 - window));
+    values.fill(MASKED, row * time + row + 1, (row + 1) * time);
+  }
   return values;
 }

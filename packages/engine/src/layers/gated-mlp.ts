@@ -7,6 +7,12 @@ export type Activation = (x: Tensor) => Tensor;
 /** x · sigmoid(x) */
 export const silu: Activation = (x) => tf.mul(x, tf.sigmoid(x));
 
+/** GELU by its tanh approximation (Hendrycks & Gimpel 2016, arXiv:1606.08415). */
+export const geluTanh: Activation = (x) => {
+  const cubic = tf.add(x, tf.mul(tf.mul(tf.square(x), x), 0.044715));
+  return tf.mul(tf.mul(x, 0.5), tf.add(tf.tanh(tf.mul(cubic, Math.sqrt(2 / Math.PI))), 1));
+};
+
 /**
  * down(activation(gate(x)) · up(x)).
  * @param x [batch, time, hidden]

@@ -9,3 +9,8 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
   const inverse = tf.rsqrt(tf.add(tf.mean(tf.square(x), -1, true), eps));
   return tf.mul(tf.mul(x, inverse), weight);
 }
+
+/** {@link rmsNorm} of checkpoints that store the weight's distance from one. */
+export function rmsNormAroundOne(x: Tensor, weight: Tensor, eps: number): Tensor {
+  return rmsNorm(x, tf.add(weight, 1), eps);
+}

@@ -21,6 +21,17 @@ export interface DecoderConfig {
   tieWordEmbeddings: boolean;
   eosTokenIds: number[];
   rope: RopeConfig;
+  /** What queries are multiplied by before they meet keys. */
+  attentionScale: number;
+  /** What embeddings are multiplied by on entry; their use as the head is not. */
+  embedScale: number;
+}
+
+/** What may differ from layer to layer about attention. */
+export interface LayerAttention {
+  rope: RopeConfig;
+  /** Positions that a query sees, its own included; absent: all up to its own. */
+  window?: number;
 }
 
 export type LoraGroup = 'attn' | 'mlp' | 'unembed';
@@ -56,6 +67,8 @@ export interface Architecture<C extends DecoderConfig = DecoderConfig> {
   /** Embedding, final norm and head tensor names; no head where embeddings are tied. */
   outerTensors(config: C): { embed: string; finalNorm: string; head?: string };
   layerModules(config: C, layer: number): LoraModule[];
+  /** For families whose layers differ in it; elsewhere every layer has the model's rope and no window. */
+  layerAttention?(config: C, layer: number): LayerAttention;
   /** One decoder layer: [batch, time, hidden] → the same. */
   layer(config: C, input: LayerInput): Tensor;
   /** Final norm before the head: [rows, hidden] → the same. */

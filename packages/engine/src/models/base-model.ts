@@ -4,9 +4,9 @@ import path from 'node:path';
 import { float32ToBfloat16, openSafetensors, type SafetensorsReader } from '@anneal/safetensors';
 import { bfloat16Tensor, type Tensor, tf, upload } from '@anneal/tensorflow';
 import { EngineError } from '../engine.ts';
-import { type RopeTensors, ropeTable } from '../layers/rotary.ts';
 import type { Architecture, DecoderConfig, LoraModule } from './architecture.ts';
 import { findArchitecture } from './registry.ts';
+import { RopeTables } from './rope-tables.ts';
 
 export type Precision = 'fp32' | 'bf16';
 
@@ -22,12 +22,8 @@ export class BaseModel {
   readonly finalNorm: Tensor;
   /** [vocab, hidden]; the embedding itself where they are tied. */
   readonly head: Tensor;
-  readonly #ropeTables = new Map<string, RopeTensors>();
-  #hostRope: { length: number; cos: Float32Array; sin: Float32Array } = {
-    length: 0,
-    cos: new Float32Array(0),
-    sin: new Float32Array(0),
-  };
+  /** Per layer: rotary tables, and how far its attention reaches (absent: everywhere). */
+  readonly attention: { rope: RopeTables; window?: number }[];
 
   private constructor(
     folder: string,
@@ -53,6 +49,7 @@ export class BaseModel {
       ),
     );
     reader.close();
+    this.attention = layerAttention(architecture, config);
     expectShape(this.embed, [config.vocabSize, config.hiddenSize], outer.embed);
     expectShape(this.head, [config.vocabSize, config.hiddenSize], outer.head ?? outer.embed);
   }
@@ -90,46 +87,23 @@ export class BaseModel {
     };
   }
 
-  /** Rotary tables for positions 0 … length - 1, [1, length, dim / 2]; cached, owned by the model. */
-  rope(length: number): RopeTensors {
-    const key = String(length);
-    let tensors = this.#ropeTables.get(key);
-    if (!tensors) {
-      const table = ropeTable(this.config.rope, length);
-      const shape: [number, number, number] = [1, length, this.config.rope.dim / 2];
-      tensors = { cos: tf.tensor3d(table.cos, shape), sin: tf.tensor3d(table.sin, shape) };
-      this.#ropeTables.set(key, tensors);
-    }
-    return tensors;
-  }
-
-  /** Rotary rows of single positions on the host, each [positions, dim / 2]. */
-  ropeRows(positions: number[]): { cos: Float32Array; sin: Float32Array } {
-    const half = this.config.rope.dim / 2;
-    const longest = Math.max(...positions) + 1;
-    if (this.#hostRope.length < longest) {
-      const length = Math.min(
-        Math.max(longest, 2 * this.#hostRope.length, 512),
-        Math.max(longest, this.config.maxContextLength),
-      );
-      this.#hostRope = { length, ...ropeTable(this.config.rope, length) };
-    }
-    const pick = (table: Float32Array) => {
-      const rows = new Float32Array(positions.length * half);
-      positions.forEach((position, i) => {
-        rows.set(table.subarray(position * half, (position + 1) * half), i * half);
-      });
-      return rows;
-    };
-    return { cos: pick(this.#hostRope.cos), sin: pick(this.#hostRope.sin) };
-  }
-
   dispose(): void {
     tf.dispose([this.embed, this.finalNorm, ...this.layers.flatMap((layer) => Object.values(layer))]);
     if (this.head !== this.embed) this.head.dispose();
-    for (const { cos, sin } of this.#ropeTables.values()) tf.dispose([cos, sin]);
-    this.#ropeTables.clear();
+    for (const { rope } of this.attention) rope.dispose();
   }
+}
+
+/** Layers with the same rope share its tables. */
+function layerAttention(architecture: Architecture, config: DecoderConfig): BaseModel['attention'] {
+  const tables = new Map<string, RopeTables>();
+  return Array.from({ length: config.numLayers }, (_, layer) => {
+    const { rope, window } = architecture.layerAttention?.(config, layer) ?? { rope: config.rope };
+    const key = JSON.stringify(rope);
+    const shared = tables.get(key) ?? new RopeTables(rope, config.maxContextLength);
+    tables.set(key, shared);
+    return { rope: shared, window };
+  });
 }
 
 function openWeights(folder: string): SafetensorsReader {

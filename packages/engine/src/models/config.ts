@@ -1,10 +1,10 @@
 /** Reading config.json: the fields that every decoder family shares, in both of Hugging Face's dialects. */
 import { z } from 'zod';
 import { EngineError } from '../engine.ts';
-import type { RopeScaling } from '../layers/rotary.ts';
+import type { RopeConfig, RopeScaling } from '../layers/rotary.ts';
 import type { DecoderConfig } from './architecture.ts';
 
-const RopeParameters = z.looseObject({
+export const RopeParameters = z.looseObject({
   rope_theta: z.number().positive().optional(),
   rope_type: z.string().optional(),
   type: z.string().optional(),
@@ -13,7 +13,7 @@ const RopeParameters = z.looseObject({
   high_freq_factor: z.number().positive().optional(),
   original_max_position_embeddings: z.number().positive().optional(),
 });
-type RopeParameters = z.infer<typeof RopeParameters>;
+export type RopeParameters = z.infer<typeof RopeParameters>;
 
 const positive = z.number().int().positive();
 
@@ -42,9 +42,11 @@ export const DecoderJson = z.looseObject({
 });
 export type DecoderJson = z.infer<typeof DecoderJson>;
 
-/** Parses config.json, and says which field is wrong. */
-export function parseDecoderJson(json: unknown): DecoderJson {
-  const parsed = DecoderJson.safeParse(json);
+/** Parses config.json, and says which field is wrong. Families with fields of their own pass an extended schema. */
+export function parseDecoderJson(json: unknown): DecoderJson;
+export function parseDecoderJson<S extends z.ZodType>(json: unknown, schema: S): z.infer<S>;
+export function parseDecoderJson(json: unknown, schema: z.ZodType = DecoderJson): unknown {
+  const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;
   throw new EngineError('user', `config.json of the model is not usable:\n${z.prettifyError(parsed.error)}`);
 }
@@ -74,12 +76,15 @@ export function decoderConfig(json: DecoderJson): DecoderConfig {
     normEps: json.rms_norm_eps,
     tieWordEmbeddings: json.tie_word_embeddings,
     eosTokenIds: Array.isArray(eos) ? eos : [eos],
-    rope: {
-      theta: parameters.rope_theta ?? json.rope_theta ?? 10000,
-      dim: headDim,
-      scaling: ropeScaling(parameters),
-    },
+    rope: ropeConfig(parameters, json.rope_theta, headDim),
+    attentionScale: 1 / Math.sqrt(headDim),
+    embedScale: 1,
   };
+}
+
+/** @param theta The base where the parameters name none. */
+export function ropeConfig(parameters: RopeParameters, theta: number | undefined, dim: number): RopeConfig {
+  return { theta: parameters.rope_theta ?? theta ?? 10000, dim, scaling: ropeScaling(parameters) };
 }
 
 function ropeScaling(parameters: RopeParameters): RopeScaling {

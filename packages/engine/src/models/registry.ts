@@ -1,11 +1,12 @@
 /** Every model family the engine knows, by the `model_type` of config.json. Adding one is a file and a line here. */
 import { EngineError } from '../engine.ts';
 import type { Architecture } from './architecture.ts';
+import { gemma3 } from './gemma3.ts';
 import { llama } from './llama.ts';
 import { qwen2 } from './qwen2.ts';
 import { qwen3 } from './qwen3.ts';
 
-const ARCHITECTURES: Architecture[] = [llama, qwen2, qwen3];
+const ARCHITECTURES: Architecture[] = [llama, qwen2, qwen3, gemma3];
 
 /** `model_type` values that can be served. */
 export function supportedModelTypes(): string[] {

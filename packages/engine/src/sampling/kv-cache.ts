@@ -87,13 +87,20 @@ export class KvCache {
     return this.#lengths[slot]! + (this.#step - this.#joined[slot]!);
   }
 
-  /** 0 where a slot may look, {@link MASKED} elsewhere: [1, slots, 1, capacity] and, with this step's own, [1, slots, 1, RECENT]. */
-  masks(): { past: Float32Array; recent: Float32Array } {
+  /**
+   * 0 where a slot may look, {@link MASKED} elsewhere: [1, slots, 1, capacity] and, with this step's own, [1, slots, 1, RECENT].
+   * @param window Positions that the next token sees, its own included
+   */
+  masks(window = Number.POSITIVE_INFINITY): { past: Float32Array; recent: Float32Array } {
     const past = new Float32Array(this.slots * this.capacity).fill(MASKED);
     const recent = new Float32Array(this.slots * RECENT).fill(MASKED);
     for (let slot = 0; slot < this.slots; slot++) {
-      past.fill(0, slot * this.capacity, slot * this.capacity + (this.#lengths[slot] ?? 0));
-      recent.fill(0, slot * RECENT + (this.#joined[slot] ?? 0), slot * RECENT + this.#step + 1);
+      const length = this.#lengths[slot]!;
+      const joined = this.#joined[slot]!;
+      const first = Math.max(0, this.length(slot) + 1 - window);
+      past.fill(0, slot * this.capacity + Math.min(first, length), slot * this.capacity + length);
+      const firstRecent = joined + Math.max(0, first - length);
+      recent.fill(0, slot * RECENT + firstRecent, slot * RECENT + this.#step + 1);
     }
     return { past, recent };
   }

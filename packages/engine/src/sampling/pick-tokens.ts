@@ -33,14 +33,19 @@ export function pickTokens(
 ): (Choice | undefined)[] {
   const count = x.shape[0] as number;
   const temperature = new Float32Array(count).fill(1);
-  const uniforms = new Float32Array(count);
+  const seeds = new Int32Array(count * 2);
   rows.forEach((row, i) => {
     if (!row) return;
     if (row.sequence.params.temperature > 0) temperature[i] = row.sequence.params.temperature;
-    // Rounding to float32 must not reach 1, where every running sum is below.
-    uniforms[i] = Math.min(row.sequence.nextUniform(), 1 - 2 ** -24);
+    seeds.set(row.sequence.nextSeeds(), 2 * i);
   });
-  const out = decoder.head(x, head, temperature, uniforms, candidateCount(rows, decoder.vocabSize));
+  const draws = rows.some((row) => row && row.sequence.params.temperature > 0 && !isTruncated(row.sequence));
+  const out = decoder.head(x, head, {
+    temperature,
+    seeds,
+    draws,
+    candidates: candidateCount(rows, decoder.vocabSize),
+  });
   const choices = rows.map((row, i) => row && choose(row, out, i));
   out.logits.dispose();
   return choices;
@@ -99,7 +104,7 @@ function drawTruncated(
     from = fullRow(out, row);
     distribution = truncate(from, sequence.params, mass, vocabSize)!;
   }
-  const token = drawFrom(distribution, sequence.nextUniform());
+  const token = drawFrom(distribution, sequence.nextNoise());
   return done(token, from.logits[from.ids.indexOf(token)] as number);
 }
 

@@ -144,12 +144,15 @@ export class Sampler {
 
   /** One prefill or one decode step. */
   work(): void {
+    const group = this.#nextGroup();
     try {
-      const group = this.#nextGroup();
       if (group.length > 0) this.#prefill(group);
       else if (this.#running.some(Boolean)) this.#decode();
     } catch (error) {
-      this.#failAll(error as Error);
+      this.#failAll(
+        error as Error,
+        group.map(({ job }) => job),
+      );
     }
   }
 
@@ -339,8 +342,9 @@ export class Sampler {
     job.reject(error);
   }
 
-  #failAll(error: Error): void {
-    const jobs = new Set(this.#jobs());
+  /** @param others Jobs that are neither waiting nor running, because they failed in between. */
+  #failAll(error: Error, others: Job[] = []): void {
+    const jobs = new Set([...this.#jobs(), ...others]);
     for (const job of jobs)
       this.#fail(
         job,

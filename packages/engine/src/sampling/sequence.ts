@@ -51,9 +51,16 @@ export class Sequence {
     return this.#tokens.at(-1) as number;
   }
 
-  /** The uniform number that decides the next token; the same whatever else is in the batch. */
-  nextUniform(): number {
-    return uniformAt(this.#key, this.#tokens.length);
+  /** Two integers from which the device makes the next token's random numbers; the same whatever else is in the batch. */
+  nextSeeds(): [number, number] {
+    const bits = randomKey(this.#key, this.#tokens.length);
+    return [Number(BigInt.asIntN(32, bits)), Number(BigInt.asIntN(32, bits >> 32n))];
+  }
+
+  /** The host's counterpart: uniform numbers in [0, 1) by token id. */
+  nextNoise(): (id: number) => number {
+    const key = randomKey(this.#key, this.#tokens.length);
+    return (id) => uniformAt(key, id);
   }
 
   append(token: number, logprob: number, topk: TopkRow | undefined): void {

@@ -45,14 +45,21 @@ export function truncate(
   };
 }
 
-/** The id at which the running sum of probabilities passes `u` in [0, 1). */
-export function drawFrom({ ids, probabilities }: Distribution, u: number): number {
-  let sum = 0;
-  for (let i = 0; i < ids.length; i++) {
-    sum += probabilities[i] as number;
-    if (u < sum) return ids[i] as number;
-  }
-  return ids.at(-1) as number;
+/**
+ * Draws an id: the least of exponential variates with the probabilities as rates (the Gumbel-max trick in other words).
+ * @param uniform Uniform numbers in [0, 1) by id, so that rounding moves a draw only where two ids nearly tie.
+ */
+export function drawFrom({ ids, probabilities }: Distribution, uniform: (id: number) => number): number {
+  let drawn = ids[0] as number;
+  let least = Number.POSITIVE_INFINITY;
+  ids.forEach((id, i) => {
+    const arrival = -Math.log1p(-uniform(id)) / (probabilities[i] as number);
+    if (arrival < least) {
+      least = arrival;
+      drawn = id;
+    }
+  });
+  return drawn;
 }
 
 /** All ids of a row, best first, ties by id. */

@@ -1,6 +1,7 @@
 /** The decoder layers of one base model, forward and backward, layer by layer through compiled functions. */
 import { type CompiledVjp, compile, compileVjp, type Tensor, tf } from '@anneal/tensorflow';
 import { attend, causalMaskValues } from '../layers/attention.ts';
+import { embed } from '../layers/embedding.ts';
 import type { LoraTensors } from '../layers/linear.ts';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import type { BaseModel } from '../models/base-model.ts';
@@ -35,19 +36,18 @@ export class LayerStack {
   readonly #recomputing: CompiledVjp<LayerTree>;
   readonly #plain: (inputs: LayerTree) => { y: Tensor };
   readonly #embed: (inputs: { ids: Tensor; table: Tensor }) => { x: Tensor };
-  readonly #masks = new Map<number, Tensor>();
+  readonly #masks = new Map<string, Tensor>();
 
   constructor(base: BaseModel) {
     this.#base = base;
     const options = { matmulPrecision: base.precision };
     const layer = ({ x, weights, lora, rope, mask }: LayerTree): Tensor => {
-      const scale = 1 / Math.sqrt(base.config.headDim);
       return base.architecture.layer(base.config, {
         x,
         weights,
         lora,
         rope,
-        attend: (q, k, v) => attend(q, k, v, mask, scale),
+        attend: (q, k, v) => attend(q, k, v, mask, base.config.attentionScale),
       });
     };
     const wrt = ({ x, lora, needsDx }: LayerTree) => [
@@ -57,7 +57,11 @@ export class LayerStack {
     this.#saving = compileVjp('layer', layer, wrt, { ...options, residuals: 'save' });
     this.#recomputing = compileVjp('layer', layer, wrt, { ...options, residuals: 'recompute' });
     this.#plain = compile('layer', (inputs: LayerTree) => ({ y: layer(inputs) }), options);
-    this.#embed = compile('embed', ({ ids, table }) => ({ x: tf.gather(table, ids as never) }), options);
+    this.#embed = compile(
+      'embed',
+      ({ ids, table }) => ({ x: embed(ids, table, base.config.embedScale) }),
+      options,
+    );
   }
 
   /**
@@ -128,6 +132,7 @@ export class LayerStack {
   #tree(layer: number, x: Tensor, adapter: LoraAdapter | undefined): LayerTree {
     const time = x.shape[1] as number;
     const lowest = adapter ? adapter.layers.findIndex((modules) => modules.length > 0) : -1;
+    const { rope, window } = this.#base.attention[layer]!;
     return {
       x,
       weights: this.#base.layers[layer]!,
@@ -135,17 +140,18 @@ export class LayerStack {
         string,
         LoraTensors & { [key: string]: Tensor | number }
       >,
-      rope: this.#base.rope(time) as { cos: Tensor; sin: Tensor },
-      mask: this.#mask(time),
+      rope: rope.upTo(time) as { cos: Tensor; sin: Tensor },
+      mask: this.#mask(time, window),
       needsDx: layer !== lowest,
     };
   }
 
-  #mask(time: number): Tensor {
-    let mask = this.#masks.get(time);
+  #mask(time: number, window = time): Tensor {
+    const key = `${time} ${Math.min(window, time)}`;
+    let mask = this.#masks.get(key);
     if (!mask) {
-      mask = tf.tensor4d(causalMaskValues(time), [1, 1, time, time]);
-      this.#masks.set(time, mask);
+      mask = tf.tensor4d(causalMaskValues(time, window), [1, 1, time, time]);
+      this.#masks.set(key, mask);
       this.#dropOldestMask();
     }
     return mask;
@@ -153,9 +159,9 @@ export class LayerStack {
 
   #dropOldestMask(): void {
     if (this.#masks.size <= MAX_MASKS) return;
-    const [width, mask] = this.#masks.entries().next().value as [number, Tensor];
+    const [key, mask] = this.#masks.entries().next().value as [string, Tensor];
     mask.dispose();
-    this.#masks.delete(width);
+    this.#masks.delete(key);
   }
 }
 
