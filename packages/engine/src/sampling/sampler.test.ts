@@ -1,7 +1,7 @@
 import { tf } from '@anneal/tensorflow';
 import { loadTokenizer } from '@anneal/tokenizer/node';
 import { expect, test } from 'vitest';
-import type { SampleRequest, SamplingParams } from '../engine.ts';
+import type { SampleRequest, SampleResult, SamplingParams } from '../engine.ts';
 import { BaseModel } from '../models/base-model.ts';
 import { archFixture } from '../testing/fixtures.ts';
 import '../testing/tensorflow.ts';
@@ -90,7 +90,7 @@ test('adapters in one batch give what each gives alone', async () => {
     }));
   const adapters = [undefined, adapter(1n, 4), adapter(2n, 8)];
   const params = { maxTokens: 20 };
-  const alone = [];
+  const alone: SampleResult[] = [];
   for (const one of adapters) {
     const sampler = newSampler();
     alone.push(...(await finish(sampler, [sampler.submit(request(greedy.prompt, params), one)])));
