@@ -1,5 +1,5 @@
 /** The compiled functions of sampling: prefill of prompts, one decode step, and what is read off the logits. */
-import { compile, type Tensor, type Tree, tf } from '@anneal/tensorflow';
+import { compile, statelessUniform, type Tensor, type Tree, tf } from '@anneal/tensorflow';
 import { attend, causalMaskValues } from '../layers/attention.ts';
 import { embed } from '../layers/embedding.ts';
 import { type LoraTensors, linear } from '../layers/linear.ts';
@@ -41,8 +41,10 @@ interface HeadTree {
   lora: { a: Tensor; b: Tensor; scale: number } | undefined;
   /** [slots, 1]; ignored for greedy rows */
   temperature: Tensor;
-  /** [slots, 1], uniform in [0, 1) */
-  u: Tensor;
+  /** int32 [slots, 2]: what each row's random numbers are made from */
+  seeds: Tensor;
+  /** Whether any row draws by temperature alone. */
+  draws: boolean;
   /** Best candidates to return per row; 0 for none. */
   candidates: number;
 }
@@ -52,7 +54,7 @@ export interface HeadOutput {
   /** [slots, vocab], on the device; the caller frees it. */
   logits: Tensor;
   argmax: Int32Array;
-  /** An id drawn by temperature alone. */
+  /** An id drawn by temperature alone; empty where none was asked for. */
   drawn: Int32Array;
   /** Logits of `argmax` and `drawn`. */
   argmaxLogit: Float32Array;
@@ -203,18 +205,26 @@ export class Decoder {
     return x;
   }
 
-  /** Logits of the rows' next token and what sampling needs of them. Frees nothing but its own. */
+  /**
+   * Logits of the rows' next token and what sampling needs of them. Frees nothing but its own.
+   * @param seeds [rows, 2]
+   * @param draws Whether any row draws by temperature alone.
+   * @param candidates Best tokens to return per row.
+   */
   head(
     x: Tensor,
     head: LoraTensors | undefined,
-    temperature: Float32Array,
-    u: Float32Array,
-    candidates: number,
+    {
+      temperature,
+      seeds,
+      draws,
+      candidates,
+    }: { temperature: Float32Array; seeds: Int32Array; draws: boolean; candidates: number },
   ): HeadOutput {
     const rows = x.shape[0] as number;
     const inputs = {
       temperature: tf.tensor2d(temperature, [rows, 1]) as Tensor,
-      u: tf.tensor2d(u, [rows, 1]) as Tensor,
+      seeds: tf.tensor2d(seeds, [rows, 2], 'int32') as Tensor,
     };
     const out = this.#head({
       x,
@@ -222,6 +232,7 @@ export class Decoder {
       weight: this.#base.head,
       lora: head as HeadTree['lora'],
       ...inputs,
+      draws,
       candidates,
     });
     const floats = (name: string) =>
@@ -239,7 +250,7 @@ export class Decoder {
       topLogits: floats('topLogits'),
     };
     const { logits: _, ...read } = out;
-    tf.dispose([inputs.temperature, inputs.u, ...Object.values(read)]);
+    tf.dispose([inputs.temperature, inputs.seeds, ...Object.values(read)]);
     return result;
   }
 }
@@ -313,7 +324,7 @@ function scoresOf(q: Tensor, k: Tensor, scale: number): Tensor {
 }
 
 function headOutputs(
-  { x, norm, weight, lora, temperature, u, candidates }: HeadTree,
+  { x, norm, weight, lora, temperature, seeds, draws, candidates }: HeadTree,
   base: BaseModel,
 ): { [key: string]: Tensor } {
   const [rows, , hidden] = x.shape as [number, number, number];
@@ -322,26 +333,40 @@ function headOutputs(
   const logits = tf.reshape(linear(tf.reshape(h, [rows, 1, hidden]), weight, lora), [rows, vocab]);
   const best = tf.max(logits, -1, true);
   const shifted = tf.sub(logits, best);
-  const logTotal = tf.add(tf.log(tf.sum(tf.exp(shifted), -1, true)), best);
-  const masses = tf.exp(tf.div(shifted, temperature));
-  const running = tf.cumsum(masses, -1);
-  const total = tf.slice(running, [0, vocab - 1], [rows, 1]);
-  const below = tf.sum(tf.cast(tf.lessEqual(running, tf.mul(total, u)), 'int32'), -1, true);
-  const drawn = tf.minimum(below, tf.scalar(vocab - 1, 'int32'));
-  const argmax = tf.expandDims(tf.argMax(logits, -1), 1);
   const outputs: { [key: string]: Tensor } = {
     logits,
-    argmax,
-    drawn,
+    argmax: tf.expandDims(tf.argMax(logits, -1), 1),
     argmaxLogit: best,
-    drawnLogit: tf.gather(logits, drawn as never, 1, 1),
-    logTotal,
-    mass: total,
+    logTotal: tf.add(tf.log(tf.sum(tf.exp(shifted), -1, true)), best),
   };
+  if (draws) {
+    outputs.drawn = gumbelMax(tf.div(shifted, temperature), seeds);
+    outputs.drawnLogit = tf.gather(logits, outputs.drawn as never, 1, 1);
+  }
   if (candidates > 0) {
     const top = tf.topk(logits, candidates, true);
     outputs.topIds = top.indices;
     outputs.topLogits = top.values;
+    outputs.mass = tf.sum(tf.exp(tf.div(shifted, temperature)), -1, true);
   }
   return outputs;
+}
+
+/**
+ * Draws one id per row from softmax(scores): argmax of scores plus Gumbel noise (Gumbel 1954). Noise belongs to the id, so
+ * that rounding, which differs with the batch, moves a draw only where two ids nearly tie; with running sums it would
+ * where any of tens of thousands of borders shifts.
+ * @param scores [rows, vocab]
+ * @returns int32 [rows, 1]
+ */
+function gumbelMax(scores: Tensor, seeds: Tensor): Tensor {
+  const [rows, vocab] = scores.shape as [number, number];
+  const noise = Array.from({ length: rows }, (_, row) => {
+    const uniform = statelessUniform([2, vocab], tf.reshape(tf.slice(seeds, [row, 0], [1, 2]), [2]));
+    const [coarse, fine] = tf.unstack(uniform) as [Tensor, Tensor];
+    // float32 uniforms are multiples of 2⁻²³: the second fills in the digits that the smallest, which decide, lack.
+    const exponential = tf.neg(tf.log1p(tf.neg(tf.add(coarse, tf.mul(fine, 2 ** -23)))));
+    return tf.neg(tf.log(tf.maximum(exponential, 1e-30)));
+  });
+  return tf.expandDims(tf.argMax(tf.add(scores, tf.stack(noise)), -1), 1);
 }
