@@ -82,7 +82,8 @@ test('pairs stay together when a request is cut into passes, and gradients are t
   const data = ORDER.map((i) => datum(i));
   const whole = run(data, 'dpo', { reference: 'base', sft_weight: 0.1 });
   const cut = run(data, 'dpo', { reference: 'base', sft_weight: 0.1 }, cramped);
-  expect([whole.passes, cut.passes]).toEqual([1, 2]);
+  // The passes that score the base model are the same in both.
+  expect(cut.passes - whole.passes).toBe(1);
   for (const [key, value] of Object.entries(whole.metrics)) expect(cut.metrics[key]).toBeCloseTo(value, 4);
   expectSameGradients(cut, whole);
 });
