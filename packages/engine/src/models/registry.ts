@@ -4,10 +4,11 @@ import type { Architecture } from './architecture.ts';
 import { gemma3 } from './gemma3.ts';
 import { llama } from './llama.ts';
 import { mistral } from './mistral.ts';
+import { olmo2 } from './olmo2.ts';
 import { qwen2 } from './qwen2.ts';
 import { qwen3 } from './qwen3.ts';
 
-const ARCHITECTURES: Architecture[] = [llama, mistral, qwen2, qwen3, gemma3];
+const ARCHITECTURES: Architecture[] = [llama, mistral, olmo2, qwen2, qwen3, gemma3];
 
 /** `model_type` values that can be served. */
 export function supportedModelTypes(): string[] {
