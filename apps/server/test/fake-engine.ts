@@ -40,6 +40,8 @@ interface ModelState {
 const CONTEXT = 512;
 const VOCAB = 1000;
 const EOS = 2;
+/** Each position's number takes time that grows with the position. */
+const LONGEST_DATUM = 8192;
 
 export class FakeEngine implements Engine {
   readonly calls: string[] = [];
@@ -126,6 +128,8 @@ export class FakeEngine implements Engine {
       if (lossFn !== 'cross_entropy') {
         throw new EngineError('user', `loss_fn "${lossFn}" is unknown; use cross_entropy`);
       }
+      const long = data.find(({ tokens }) => tokens.length > LONGEST_DATUM);
+      if (long) throw new EngineError('user', `a datum of ${long.tokens.length} tokens is too long`);
       const outputs = data.map((datum, index) => {
         const targets = datum.inputs.target_tokens;
         if (!targets) throw new EngineError('user', `data[${index}]: target_tokens is missing`);
