@@ -1,5 +1,5 @@
 /**
- * What `npm test` runs: `node tools/test.mjs [checks|unit|sdk|interop ...] [--all]`; without names, unit and sdk.
+ * What `npm test` runs: `node tools/test.mjs [checks|unit|sdk|older|interop ...] [--all]`; without names, unit and sdk.
  * The last line adds up every suite; the exit status is 1 when anything failed.
  */
 import { spawnSync } from 'node:child_process';
@@ -18,38 +18,56 @@ const DEFAULT_SUITES = ['unit', 'sdk'];
 
 const say = (line) => console.log(`\nanneal: ${line}`);
 
+const COMPAT = { folder: 'compat', requirements: 'compat/requirements.txt' };
+const INTEROP = { folder: 'interop', requirements: 'interop/requirements.txt' };
+/** 0.18 to 0.24 speak JSON; 0.25 is the first that only speaks protobuf. */
+const OLDER_SDKS = ['0.18.2', '0.24.1', '0.25.0'];
+
 const SUITES = {
   checks: async () => [
     await runCheck('format and lint', join(BIN, 'biome'), ['check', '.']),
     await runCheck('types', join(BIN, 'tsc'), ['-p', 'tsconfig.check.json']),
   ],
   unit: async () => [await runVitest('unit tests')],
-  sdk: () => againstServer('compat', [{ name: 'tinker SDK', folder: 'compat' }]),
+  sdk: () => againstServer([{ ...COMPAT, name: 'tinker SDK' }]),
+  older: () =>
+    againstServer(
+      OLDER_SDKS.map((version) => ({
+        name: `tinker SDK ${version}`,
+        folder: 'older-sdks',
+        requirements: `older-sdks/${version}.txt`,
+      })),
+    ),
   interop: () =>
-    againstServer('interop', [
-      { name: 'torch, transformers, peft', folder: 'interop' },
-      { name: 'tinker SDK with torch', folder: 'compat', args: ['-k', 'custom_loss or dpo_widens'] },
+    againstServer([
+      { ...INTEROP, name: 'torch, transformers, peft' },
+      {
+        ...INTEROP,
+        name: 'tinker SDK with torch',
+        folder: 'compat',
+        args: ['-k', 'custom_loss or dpo_widens'],
+      },
     ]),
 };
 
 /** Runs pytest folders of tools/ with the real SDK against one fresh server. */
-async function againstServer(environment, runs) {
-  const python = ensurePythonEnv(environment, join(TOOLS, environment, 'requirements.txt'), say);
+async function againstServer(runs) {
+  const pythons = runs.map(pythonOf);
   const server = await startServer({ flags: ['--model', MODEL] });
-  const folder = modelFolder();
+  const checkpoint = modelFolder();
   const banner = join(server.dataDir, 'banner.txt');
   writeFileSync(banner, server.output());
   const env = {
     TINKER_BASE_URL: server.url,
     TINKER_API_KEY: server.key,
     BASE_MODEL: MODEL,
-    BASE_MODEL_DIR: folder,
+    BASE_MODEL_DIR: checkpoint,
     ANNEAL_BANNER: banner,
     ANNEAL_DATA_DIR: server.dataDir,
     ANNEAL_CLI: CLI,
     ANNEAL_NODE: process.execPath,
-    ANNEAL_TOKENIZER: folder,
-    COMPAT_TOKENIZER: folder,
+    ANNEAL_TOKENIZER: checkpoint,
+    COMPAT_TOKENIZER: checkpoint,
     COMPAT_TOL: '0.002',
     HF_HUB_OFFLINE: '1',
     TINKER_TELEMETRY: '0',
@@ -57,14 +75,9 @@ async function againstServer(environment, runs) {
   };
   const counts = [];
   try {
-    for (const run of runs) {
-      say(`${run.name} (tools/${run.folder})`);
-      const count = await runPytest(run.name, {
-        python,
-        folder: join(TOOLS, run.folder),
-        args: run.args,
-        env,
-      });
+    for (const [i, { name, folder, args }] of runs.entries()) {
+      say(`${name} (tools/${folder})`);
+      const count = await runPytest(name, { python: pythons[i], folder: join(TOOLS, folder), args, env });
       if (count.failed > 0) console.error(`the server's last output:\n${server.output()}`);
       counts.push(count);
     }
@@ -72,6 +85,12 @@ async function againstServer(environment, runs) {
     await server.stop();
   }
   return counts;
+}
+
+/** The Python of a run's environment, which `requirements` (a path in tools/) describes. */
+function pythonOf({ requirements }) {
+  const name = requirements.replace(/(\/requirements)?\.txt$/, '').replaceAll('/', '-');
+  return ensurePythonEnv(name, join(TOOLS, requirements), say);
 }
 
 /** Where the served checkpoint lies: the tests read its tokenizer and its weights. */

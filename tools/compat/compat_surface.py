@@ -22,7 +22,7 @@ def public_methods(name: str) -> list[str]:
     return [method for method, _ in members if not method.startswith("_")]
 
 
-def tests_here() -> dict[str, str]:
+def declared_tests() -> dict[str, str]:
     """Test name → file."""
     found = {}
     for path in sorted(HERE.glob("compat_*.py")):
@@ -31,7 +31,7 @@ def tests_here() -> dict[str, str]:
 
 
 def table() -> str:
-    tests, lines, served, total = tests_here(), [], 0, 0
+    tests, lines, served, total = declared_tests(), [], 0, 0
     for client, methods in METHODS.items():
         lines += [f"\n### {client}\n", "| method | |", "| --- | --- |"]
         for method, how in methods.items():
@@ -62,7 +62,7 @@ def test_every_public_method_is_listed():
 
 def test_every_named_test_exists():
     named = {how for methods in METHODS.values() for how in methods.values() if isinstance(how, str)}
-    assert named <= set(tests_here())
+    assert named <= set(declared_tests())
 
 
 def test_the_document_is_up_to_date():
