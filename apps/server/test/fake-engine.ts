@@ -226,10 +226,10 @@ export class FakeEngine implements Engine {
   }
 }
 
-/** Below 0, and another one for each prefix, token and version. */
+/** Below 0, and another one for each token, version and last tokens of the prefix. */
 export function logprob(prefix: Int32Array, token: number, version: number): number {
   let hash = token + 1;
-  for (const id of prefix) hash = (hash * 31 + id) % 9973;
+  for (const id of prefix.subarray(-8)) hash = (hash * 31 + id) % 9973;
   return -(0.1 + hash / 9973 + Math.abs(version) / 1000);
 }
 

@@ -165,6 +165,21 @@ onEachDatabase((open) => {
     expect(server.engine.calls.slice(-2)).toEqual(['forwardBackward', 'forward']);
   });
 
+  test('a mistake in a JSON pass is named with its field and value', async () => {
+    const server = await open();
+    const model = await server.model();
+    const datum = {
+      model_input: { chunks: [{ type: 'encoded_text', tokens: [5] }] },
+      loss_fn_inputs: { weights: { data: [1], dtype: 'float64' } },
+    };
+    const pass = (input: object) =>
+      server.post('/forward_backward', { model_id: model, seq_id: 1, forward_backward_input: input });
+    const loss = await pass({ data: [datum], loss_fn: 'no_such_loss' });
+    expect(loss.json.detail).toContain('forward_backward_input.loss_fn');
+    expect(loss.json.detail).toContain('"no_such_loss"');
+    expect(loss.json.detail).toContain('data.0.loss_fn_inputs.weights.dtype');
+  });
+
   test('a client that does not count gets numbers in order of arrival', async () => {
     const server = await open();
     const model = await server.model();

@@ -3,6 +3,7 @@ import { isTextRefused } from '@anneal/store';
 import { WireFormatError } from '@anneal/types';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
+import type * as z from 'zod';
 import { ApiError, codeOfStatus } from '../errors.ts';
 
 /** Whatever was thrown, as an error to show. */
@@ -38,7 +39,17 @@ export function sendError(error: ApiError, request: FastifyRequest, reply: Fasti
 
 interface ValidationError {
   validationContext?: string;
-  validation: { instancePath: string; message?: string }[];
+  validation: {
+    keyword: string;
+    instancePath: string;
+    message?: string;
+    params?: { errors?: z.core.$ZodIssue[][] };
+  }[];
+}
+
+interface Problem {
+  path: string[];
+  message: string;
 }
 
 /** Names each field, what is wrong with it, and its value where it is short. */
@@ -50,13 +61,29 @@ function describeIssues(error: ValidationError, request: FastifyRequest): string
     querystring: request.query,
   };
   return error.validation
-    .map(({ instancePath, message }) => {
-      const path = instancePath.split('/').slice(1);
+    .flatMap(({ instancePath, message, params }) => {
+      const path = instancePath === '/' ? [] : instancePath.split('/').slice(1);
+      return likeliest({ path, message: message ?? 'is invalid' }, params?.errors ?? []);
+    })
+    .map(({ path, message }) => {
       const shown = shortForm(valueAt(parts[context], path));
-      const got = shown === undefined ? '' : ` (got ${shown})`;
-      return `${path.join('.') || context}: ${message ?? 'is invalid'}${got}`;
+      return `${path.join('.') || context}: ${message}${shown === undefined ? '' : ` (got ${shown})`}`;
     })
     .join('; ');
+}
+
+/** Of the alternatives of a union, the one that the value was most likely meant to be: its mistakes lie deepest. */
+function likeliest(whole: Problem, alternatives: readonly z.core.$ZodIssue[][]): Problem[] {
+  const [best] = alternatives
+    .map((issues) => issues.flatMap((issue) => problemsOf(issue, whole.path)))
+    .filter((problems) => problems.every(({ path }) => path.length > whole.path.length))
+    .sort((a, b) => a.length - b.length);
+  return best ?? [whole];
+}
+
+function problemsOf(issue: z.core.$ZodIssue, base: string[]): Problem[] {
+  const problem = { path: [...base, ...issue.path.map(String)], message: issue.message };
+  return issue.code === 'invalid_union' ? likeliest(problem, issue.errors) : [problem];
 }
 
 function valueAt(value: unknown, path: string[]): unknown {
