@@ -4,6 +4,7 @@ import { createWorkerEngine, type Engine } from '@anneal/engine';
 import {
   type BlobStore,
   createStore,
+  DatabaseInUseError,
   FolderInUseError,
   LocalBlobs,
   lockFolder,
@@ -98,7 +99,16 @@ async function openStore(config: ServerConfig, dataDir: string): Promise<Store> 
   const database = config.databaseUrl
     ? await openPostgres(config.databaseUrl)
     : await openSqlite(join(dataDir, 'anneal.sqlite'));
-  return createStore(database, await openBlobs(config, dataDir));
+  try {
+    await database.claim();
+    return createStore(database, await openBlobs(config, dataDir));
+  } catch (error) {
+    await database.close();
+    if (!(error instanceof DatabaseInUseError)) throw error;
+    const message =
+      'databaseUrl: another Anneal server works on this database; give each server one of its own';
+    throw new StartError(message, { cause: error });
+  }
 }
 
 async function openBlobs(config: ServerConfig, dataDir: string): Promise<BlobStore> {

@@ -39,9 +39,23 @@ export async function sweep(
   for (const run of await store.runs.idleSnapshots(now - config.snapshotKeepHours * HOUR)) {
     await services.live.forgetSnapshot(run);
   }
-  const silence = config.sessionSilenceSeconds * 1000;
-  for (const session of await store.sessions.silentSince(now - silence)) {
-    services.sampling.abortSession(session.id);
-    for (const run of await store.runs.ofSession(session.id)) await services.live.park(run.id);
+  await freeSilent(services, store, now - config.sessionSilenceSeconds * 1000);
+}
+
+/** Only what is held now is looked at: sessions that ended without a word stay behind for ever. */
+async function freeSilent(services: Services, store: Store, before: number): Promise<void> {
+  for (const sessionId of services.sampling.sessionsSince(before)) {
+    if (await isSilent(store, sessionId, before)) services.sampling.abortSession(sessionId, before);
   }
+  for (const { runId, sessionId } of await services.live.held()) {
+    const run = await store.runs.get(runId);
+    if (run && run.lastRequestAt < before && (await isSilent(store, sessionId, before))) {
+      await services.live.park(runId);
+    }
+  }
+}
+
+async function isSilent(store: Store, sessionId: string, before: number): Promise<boolean> {
+  const session = await store.sessions.get(sessionId);
+  return session !== undefined && session.lastHeartbeatAt < before;
 }

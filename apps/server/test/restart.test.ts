@@ -1,4 +1,6 @@
 import { expect, test } from 'vitest';
+import { ServerConfig } from '../src/index.ts';
+import { sweep } from '../src/sweeper.ts';
 import { FakeEngine } from './fake-engine.ts';
 import { closeServer, onEachDatabase } from './harness.ts';
 
@@ -139,6 +141,24 @@ onEachDatabase((open) => {
     await server.forwardBackward(model, 5);
     await server.result(await server.optimStep(model, 6));
     expect(server.engine.models.get(model)?.step).toBe(2);
+  });
+
+  test('the clean-up frees what belongs to silent clients, and leaves the others alone', async () => {
+    const server = await open();
+    const { services } = server.app;
+    const config = ServerConfig.parse({ models: [{ name: 'tiny', folder: '/models/tiny' }] });
+    const hour = 3_600_000;
+    const [quiet, alive] = [await server.session(), await server.session()];
+    const model = await server.model({ session: quiet });
+    const kept = await server.model({ session: alive });
+    server.engine.sampleGate = new Promise(() => {});
+    const sample = await server.sample(await server.sampler({ session: quiet }), 0);
+    await server.store.sessions.heartbeat(alive, Date.now() + hour);
+    await sweep(services, server.store, config, Date.now());
+    expect([...server.engine.models.keys()].sort()).toEqual([model, kept].sort());
+    await sweep(services, server.store, config, Date.now() + hour);
+    expect([...server.engine.models.keys()]).toEqual([kept]);
+    expect((await server.result(sample)).json.error).toContain('cancelled');
   });
 
   test('an unused model gives up its stored copy in the end', async () => {

@@ -1,4 +1,5 @@
 import { sql } from 'kysely';
+import { chunks } from './chunks.ts';
 import type { Database } from './database.ts';
 import { toJsonColumn } from './json-column.ts';
 import type { CheckpointsTable } from './schema.ts';
@@ -109,7 +110,11 @@ export class CheckpointStore {
 
   /** The newest checkpoint of each kind, per run. */
   async latest(runIds: string[]): Promise<StoredCheckpoint[]> {
-    if (runIds.length === 0) return [];
+    const found = await Promise.all(chunks(runIds).map((ids) => this.#latestOf(ids)));
+    return found.flat();
+  }
+
+  async #latestOf(runIds: string[]): Promise<StoredCheckpoint[]> {
     const rows = await this.#database.db
       .selectFrom('checkpoints as c')
       .selectAll('c')

@@ -12,7 +12,18 @@ export interface Database {
   readonly db: Kysely<Tables>;
   /** Runs `work` in a transaction and resolves once it is durable. */
   write<T>(work: Work<T>): Promise<T>;
+  /**
+   * Claims the database for this process until it is closed; others may still open it.
+   *
+   * @throws DatabaseInUseError when another process has claimed it.
+   */
+  claim(): Promise<void>;
   close(): Promise<void>;
+}
+
+/** Another server works on the database. */
+export class DatabaseInUseError extends Error {
+  override readonly name = 'DatabaseInUseError';
 }
 
 /** One SQLite file in WAL mode, synced at each commit; `:memory:` for tests. */
@@ -27,6 +38,8 @@ export async function openSqlite(file: string): Promise<Database> {
   return {
     db,
     write: (work) => group.write(work),
+    // A SQLite file lies in a data folder, which has a lock of its own.
+    claim: async () => {},
     close: async () => {
       await group.idle();
       await db.destroy();
@@ -41,6 +54,9 @@ export function isTextRefused(error: unknown): boolean {
 
 const INT8 = 20;
 
+/** Key of the advisory lock that a server holds while it runs. */
+const CLAIM = 0x616e6e65;
+
 /** A PostgreSQL database, by URL (`postgres://user@host/name`). */
 export async function openPostgres(url: string): Promise<Database> {
   const pool = new pg.Pool({
@@ -50,6 +66,7 @@ export async function openPostgres(url: string): Promise<Database> {
         oid === INT8 ? Number : pg.types.getTypeParser(oid, format),
     },
   });
+  let claimant: pg.PoolClient | undefined;
   pool.on('error', () => {
     // An idle connection broke; the pool replaces it, and the next query reports if the server is gone.
   });
@@ -58,6 +75,19 @@ export async function openPostgres(url: string): Promise<Database> {
   return {
     db,
     write: (work) => db.transaction().execute(work),
-    close: () => db.destroy(),
+    claim: async () => {
+      const client = await pool.connect();
+      const { rows } = await client.query('select pg_try_advisory_lock($1) as claimed', [CLAIM]);
+      if (rows[0]?.claimed === true) {
+        claimant = client;
+        return;
+      }
+      client.release();
+      throw new DatabaseInUseError('The database is in use by another server');
+    },
+    close: async () => {
+      claimant?.release(true);
+      await db.destroy();
+    },
   };
 }

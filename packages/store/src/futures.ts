@@ -1,3 +1,4 @@
+import { chunks } from './chunks.ts';
 import type { Database } from './database.ts';
 import type { FuturesTable, TrainingRunsTable } from './schema.ts';
 import { loraColumns, type RunLora, type Snapshot, snapshotColumns } from './training-runs.ts';
@@ -136,15 +137,16 @@ export class FutureStore {
   }
 
   async markRead(requestIds: string[]): Promise<void> {
-    if (requestIds.length === 0) return;
-    await this.#database.write(async (db) => {
-      await db
-        .updateTable('futures')
-        .set({ read_at: Date.now() })
-        .where('request_id', 'in', requestIds)
-        .where('read_at', 'is', null)
-        .execute();
-    });
+    for (const ids of chunks(requestIds)) {
+      await this.#database.write(async (db) => {
+        await db
+          .updateTable('futures')
+          .set({ read_at: Date.now() })
+          .where('request_id', 'in', ids)
+          .where('read_at', 'is', null)
+          .execute();
+      });
+    }
   }
 
   /** Numbers that this model's remembered requests used. */

@@ -10,7 +10,7 @@ export type {
   StoredCheckpoint,
   StoredFile,
 } from './checkpoints.ts';
-export { type Database, isTextRefused, openPostgres, openSqlite } from './database.ts';
+export { type Database, DatabaseInUseError, isTextRefused, openPostgres, openSqlite } from './database.ts';
 export { FolderInUseError, lockFolder } from './folder-lock.ts';
 export type { ErrorCategory, FutureRow, FutureStore, NewFuture, Outcome, RunEffect } from './futures.ts';
 export type { ApiKey, KeyStore } from './keys.ts';

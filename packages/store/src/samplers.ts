@@ -1,3 +1,4 @@
+import { chunks } from './chunks.ts';
 import type { Database } from './database.ts';
 import type { SamplersTable } from './schema.ts';
 
@@ -81,10 +82,15 @@ export class SamplerStore {
 
   /** Gives up the weights of these samplers; their rows stay for the session's list. */
   async expire(ids: string[], now: number): Promise<void> {
-    if (ids.length === 0) return;
-    await this.#database.write(async (db) => {
-      await db.updateTable('samplers').set({ blob: null, expired_at: now }).where('id', 'in', ids).execute();
-    });
+    for (const some of chunks(ids)) {
+      await this.#database.write(async (db) => {
+        await db
+          .updateTable('samplers')
+          .set({ blob: null, expired_at: now })
+          .where('id', 'in', some)
+          .execute();
+      });
+    }
   }
 }
 

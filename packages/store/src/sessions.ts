@@ -77,17 +77,6 @@ export class SessionStore {
     return rows.map(fromRow);
   }
 
-  /** Open sessions whose client has been silent since this time. */
-  async silentSince(before: number): Promise<Session[]> {
-    const rows = await this.#database.db
-      .selectFrom('sessions')
-      .selectAll()
-      .where('finished_at', 'is', null)
-      .where('last_heartbeat_at', '<', before)
-      .execute();
-    return rows.map(fromRow);
-  }
-
   async heartbeat(id: string, now: number): Promise<void> {
     await this.#database.write(async (db) => {
       await db.updateTable('sessions').set({ last_heartbeat_at: now }).where('id', '=', id).execute();

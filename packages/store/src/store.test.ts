@@ -9,6 +9,7 @@ import {
   BlobMissingError,
   createStore,
   type Database,
+  DatabaseInUseError,
   LocalBlobs,
   openPostgres,
   openSqlite,
@@ -328,6 +329,16 @@ describe.each(databases)('on %s', (_name, openDatabase) => {
       .execute();
     expect(rows.map((row) => row.name).sort()).toEqual(['g1', 'g3']);
   });
+});
+
+test.runIf(postgresBin)('a PostgreSQL database is claimed by one server until it closes', async () => {
+  const url = await postgres!.newDatabase();
+  const [first, second] = [await openPostgres(url), await openPostgres(url)];
+  await first.claim();
+  await expect(second.claim()).rejects.toThrow(DatabaseInUseError);
+  await first.close();
+  await second.claim();
+  await second.close();
 });
 
 test('half-written content of an earlier process is cleared, finished content is kept', async () => {

@@ -12,6 +12,7 @@ import {
   SessionSearchResponse,
 } from '@anneal/types';
 import * as z from 'zod';
+import { pageSize } from '../services/runs.ts';
 import { texts, toSessionSummary } from '../wire/listings.ts';
 import { answers, body, type Routes } from './route.ts';
 
@@ -50,7 +51,9 @@ export const sessionRoutes: Routes = async (app, { services: { sessions, trainin
   app.get(
     '/sessions',
     { schema: { tags, querystring: body(ListSessionsQuery), response: answers(ListSessionsResponse) } },
-    async ({ owner, query }) => ({ sessions: await sessions.list(owner, query.limit, query.offset) }),
+    async ({ owner, query }) => ({
+      sessions: await sessions.list(owner, pageSize(query.limit), query.offset),
+    }),
   );
 
   app.get(

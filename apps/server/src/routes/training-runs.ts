@@ -7,6 +7,7 @@ import {
   TrainingRunsResponse,
 } from '@anneal/types';
 import * as z from 'zod';
+import { pageSize } from '../services/runs.ts';
 import { toCheckpoint, toTrainingRun } from '../wire/listings.ts';
 import { answers, body, type Routes } from './route.ts';
 
@@ -22,7 +23,7 @@ export const trainingRunRoutes: Routes = async (app, { services: { runs, checkpo
       const latest = await checkpoints.latest(rows, owner);
       return {
         training_runs: rows.map((run) => toTrainingRun(run, latest)),
-        cursor: { offset: query.offset, limit: query.limit, total_count: total },
+        cursor: { offset: query.offset, limit: pageSize(query.limit), total_count: total },
       };
     },
   );
@@ -48,7 +49,9 @@ export const trainingRunRoutes: Routes = async (app, { services: { runs, checkpo
   app.get(
     '/checkpoints',
     { schema: { tags, querystring: body(ListCheckpointsQuery), response: answers(CheckpointsListResponse) } },
-    async ({ owner, query: { limit, offset } }) => {
+    async ({ owner, query }) => {
+      const { offset } = query;
+      const limit = pageSize(query.limit);
       const { rows, total } = await checkpoints.ofOwner(owner, limit, offset);
       return { checkpoints: rows.map(toCheckpoint), cursor: { offset, limit, total_count: total } };
     },

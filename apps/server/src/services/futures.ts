@@ -134,14 +134,21 @@ export class FutureService {
     query: { cursor: number; waitMs: number; accept: (row: FutureRow) => boolean; signal?: AbortSignal },
   ): Promise<{ rows: FutureRow[]; cursor: number }> {
     const deadline = Date.now() + query.waitMs;
+    const stop = new AbortController();
+    const signal = query.signal ? AbortSignal.any([query.signal, stop.signal]) : stop.signal;
     let { cursor } = query;
     for (;;) {
       const waiters = this.#waitersOf(samplerId);
-      const woken = waitFor(waiters, Math.max(deadline - Date.now(), 0), query.signal);
+      const woken = waitFor(waiters, Math.max(deadline - Date.now(), 0), signal);
       const found = await this.#store.futures.completed(samplerId, cursor, 1000);
       cursor = found.at(-1)?.completion ?? cursor;
       const rows = found.filter(query.accept);
-      if (rows.length > 0 || Date.now() >= deadline || query.signal?.aborted) return { rows, cursor };
+      if (rows.length > 0 || Date.now() >= deadline || query.signal?.aborted) {
+        stop.abort();
+        await woken;
+        if (waiters.size === 0) this.#samplerWaiters.delete(samplerId);
+        return { rows, cursor };
+      }
       await woken;
     }
   }

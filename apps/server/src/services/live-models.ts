@@ -136,6 +136,14 @@ export class LiveModels {
     this.#track(live, stored);
   }
 
+  /** The models that the engine holds, with their sessions. */
+  async held(): Promise<{ runId: string; sessionId: string }[]> {
+    const models = await Promise.all(this.#models.values());
+    return models
+      .filter(({ inEngine }) => inEngine)
+      .map(({ run }) => ({ runId: run.id, sessionId: run.sessionId }));
+  }
+
   /** Stores a model that nobody uses now and frees its memory. */
   async park(runId: string): Promise<void> {
     const live = await this.#models.get(runId);

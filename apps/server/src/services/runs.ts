@@ -1,6 +1,13 @@
 import type { Page, Store, TrainingRun } from '@anneal/store';
 import { ApiError } from '../errors.ts';
 
+/** Rows of one page at most, whatever is asked for. */
+const LARGEST_PAGE = 1000;
+
+export function pageSize(limit: number): number {
+  return Math.min(limit, LARGEST_PAGE);
+}
+
 export type AccessScope = 'owned' | 'accessible';
 
 /** Training runs as their owners, and readers of what they published, see them. */
@@ -16,7 +23,8 @@ export class RunService {
     owner: string,
     query: { limit: number; offset: number; access_scope: AccessScope; project_id?: string },
   ): Promise<Page<TrainingRun>> {
-    const { limit, offset, project_id: projectId } = query;
+    const { offset, project_id: projectId } = query;
+    const limit = pageSize(query.limit);
     const accessible = query.access_scope === 'accessible';
     return this.#store.runs.list(owner, { limit, offset, accessible, ...(projectId ? { projectId } : {}) });
   }

@@ -33,6 +33,7 @@ interface Target {
 
 interface Running {
   owner: string;
+  startedAt: number;
   sessionId: string | null;
   abort: AbortController;
 }
@@ -75,10 +76,16 @@ export class SamplingService {
     if (running?.owner === owner) running.abort.abort();
   }
 
-  /** Stops the samples of a session whose client is gone. */
-  abortSession(sessionId: string): void {
+  /** Sessions with samples that began before this time. */
+  sessionsSince(before: number): Set<string> {
+    const old = [...this.#running.values()].filter(({ startedAt }) => startedAt < before);
+    return new Set(old.flatMap(({ sessionId }) => sessionId ?? []));
+  }
+
+  /** Stops the samples of a session whose client is gone, those that began before `before`. */
+  abortSession(sessionId: string, before = Number.POSITIVE_INFINITY): void {
     for (const running of this.#running.values()) {
-      if (running.sessionId === sessionId) running.abort.abort();
+      if (running.sessionId === sessionId && running.startedAt < before) running.abort.abort();
     }
   }
 
@@ -90,7 +97,7 @@ export class SamplingService {
   async #run(owner: string, target: Target, request: SampleRequest, sample: Omit<EngineSample, 'samplerId'>) {
     const { requestId, sessionId, weights } = target;
     const abort = new AbortController();
-    this.#running.set(requestId, { owner, sessionId, abort });
+    this.#running.set(requestId, { owner, startedAt: Date.now(), sessionId, abort });
     const { engine, pool, samplers, futures, log } = this.#deps;
     try {
       const result = await pool.use(
