@@ -25,6 +25,7 @@ import { checkpointRoutes } from './routes/checkpoints.ts';
 import { downloadRoutes } from './routes/downloads.ts';
 import { futureRoutes } from './routes/futures.ts';
 import { modelRoutes } from './routes/models.ts';
+import { addOpenAiRoutes, OPENAI_PREFIXES } from './routes/openai/openai-api.ts';
 import type { RouteDeps, Routes } from './routes/route.ts';
 import { samplingRoutes } from './routes/sampling.ts';
 import { serviceRoutes } from './routes/service.ts';
@@ -93,16 +94,18 @@ export async function buildApp({ store, engine, config, logger }: AppDeps): Prom
   if (config.docs) await addDocs(http);
   const deps = { services, config, downloads: new Downloads(store, links) };
   await http.register((scope) => addApi(scope, deps, store), { prefix: '/api/v1' });
-  http.addHook('preClose', () => services.futures.close());
+  for (const prefix of OPENAI_PREFIXES) {
+    await http.register((scope) => addOpenAi(scope, deps, store), { prefix });
+  }
+  http.addHook('preClose', async () => {
+    services.openAi.generator.close();
+    await services.futures.close();
+  });
   return { http, services, routes };
 }
 
 async function addApi(scope: FastifyInstance, deps: RouteDeps, store: Store): Promise<void> {
-  scope.setValidatorCompiler(validatorCompiler);
-  scope.setSerializerCompiler(serializerCompiler);
-  addBodyParsers(scope, deps.config.bodyLimitMiB * MIB);
-  addAuth(scope, store.keys);
-  if (deps.config.rateLimitPerMinute > 0) await addRateLimit(scope, deps.config.rateLimitPerMinute);
+  await addFrontDoor(scope, deps.config, store);
   logUnknownFields(scope);
   scope.setErrorHandler(async (thrown, request, reply) => {
     const error = toApiError(thrown, request);
@@ -110,6 +113,20 @@ async function addApi(scope: FastifyInstance, deps: RouteDeps, store: Store): Pr
     return sendError(error, request, reply);
   });
   for (const group of groups) await scope.register(group, deps);
+}
+
+async function addOpenAi(scope: FastifyInstance, deps: RouteDeps, store: Store): Promise<void> {
+  await addFrontDoor(scope, deps.config, store);
+  await addOpenAiRoutes(scope, deps);
+}
+
+/** What every call passes: body, key, limit and schema. */
+async function addFrontDoor(scope: FastifyInstance, config: ServerConfig, store: Store): Promise<void> {
+  scope.setValidatorCompiler(validatorCompiler);
+  scope.setSerializerCompiler(serializerCompiler);
+  addBodyParsers(scope, config.bodyLimitMiB * MIB);
+  addAuth(scope, store.keys);
+  if (config.rateLimitPerMinute > 0) await addRateLimit(scope, config.rateLimitPerMinute);
 }
 
 async function addRateLimit(scope: FastifyInstance, perMinute: number): Promise<void> {

@@ -9,6 +9,8 @@ import { FutureService } from './futures.ts';
 import { KeyService } from './keys.ts';
 import { LiveModels } from './live-models.ts';
 import { ModelService } from './models.ts';
+import { OpenAiGenerator } from './openai-generation.ts';
+import { OpenAiModels } from './openai-models.ts';
 import { PassService } from './passes.ts';
 import { RunService } from './runs.ts';
 import { SamplerPool } from './sampler-pool.ts';
@@ -34,6 +36,7 @@ export interface Services {
   runs: RunService;
   copies: CopyService;
   keys: KeyService;
+  openAi: { models: OpenAiModels; generator: OpenAiGenerator };
   /** Resolves when the engine answers. */
   health(): Promise<void>;
 }
@@ -73,6 +76,10 @@ export async function createServices(
     runs: new RunService(store),
     copies: new CopyService(store, sessions, checkpoints),
     keys: new KeyService(store),
+    openAi: {
+      models: new OpenAiModels({ baseModels, samplers }),
+      generator: new OpenAiGenerator({ engine, samplers, pool, maxPending: config.maxPendingSamples }),
+    },
     health: async () => void (await engine.status()),
     models: new ModelService({ store, engine, baseModels, sessions, checkpoints, live, training }, config),
     passes: new PassService(engine, training, live),
