@@ -1,5 +1,5 @@
 import Sqlite from 'better-sqlite3';
-import { Kysely, PostgresDialect, SqliteDialect } from 'kysely';
+import { Kysely, PostgresDialect, type SqliteDatabase, SqliteDialect, type SqliteStatement } from 'kysely';
 import pg from 'pg';
 import { postgresTypes, sqliteTypes } from './migrations/column-types.ts';
 import { migrate } from './migrations/index.ts';
@@ -32,7 +32,7 @@ export async function openSqlite(file: string): Promise<Database> {
   sqlite.pragma('journal_mode = WAL');
   sqlite.pragma('synchronous = FULL');
   sqlite.pragma('busy_timeout = 5000');
-  const db = new Kysely<Tables>({ dialect: new SqliteDialect({ database: sqlite }) });
+  const db = new Kysely<Tables>({ dialect: new SqliteDialect({ database: withStatementCache(sqlite) }) });
   await migrate(db, sqliteTypes);
   const group = new WriteGroup(db);
   return {
@@ -43,6 +43,24 @@ export async function openSqlite(file: string): Promise<Database> {
     close: async () => {
       await group.idle();
       await db.destroy();
+    },
+  };
+}
+
+const CACHED_STATEMENTS = 300;
+
+/** Preparing a statement costs more than running it, and few different ones make up nearly all. */
+function withStatementCache(sqlite: Sqlite.Database): SqliteDatabase {
+  const statements = new Map<string, SqliteStatement>();
+  return {
+    close: () => void sqlite.close(),
+    prepare: (sql) => {
+      const known = statements.get(sql);
+      if (known) return known;
+      if (statements.size >= CACHED_STATEMENTS) statements.clear();
+      const statement = sqlite.prepare<unknown[]>(sql) as SqliteStatement;
+      statements.set(sql, statement);
+      return statement;
     },
   };
 }

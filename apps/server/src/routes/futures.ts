@@ -98,9 +98,12 @@ function sendBytes(reply: FastifyReply, type: string, bytes: Uint8Array): Fastif
   return reply.type(type).send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
 }
 
+/** One reason for all: making an error for each request costs more than the request. */
+const CLOSED = new Error('The client has gone away');
+
 /** Aborts when the client has gone away. */
 function untilClosed(reply: FastifyReply): AbortSignal {
   const controller = new AbortController();
-  reply.raw.once('close', () => controller.abort());
+  reply.raw.once('close', () => controller.abort(CLOSED));
   return controller.signal;
 }

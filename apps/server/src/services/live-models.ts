@@ -126,12 +126,14 @@ export class LiveModels {
   async storeAfterStep(live: LiveModel, seq: bigint, ended: Promise<number | undefined>): Promise<void> {
     if (live.storing || Date.now() - live.lastStoredAt < this.#options.journalMs) return;
     const folder = await this.#checkpoints.scratch();
+    const started = Date.now();
     const written = this.#write(live, folder);
     written.catch(() => {});
     const stored = (async () => {
       const step = await ended;
       await written;
       if (step !== undefined) await this.#keep(live, folder, { seq, step });
+      this.#log.debug({ model: live.run.id, step, ms: Date.now() - started }, 'a snapshot was stored');
     })();
     this.#track(live, stored);
   }
