@@ -39,6 +39,7 @@ export async function sweep(
   for (const run of await store.runs.idleSnapshots(now - config.snapshotKeepHours * HOUR)) {
     await services.live.forgetSnapshot(run);
   }
+  await services.live.storeIdle();
   await freeSilent(services, store, now - config.sessionSilenceSeconds * 1000);
 }
 

@@ -57,6 +57,34 @@ onEachDatabase((open) => {
     expect(await after.loss(model, 4)).toBe(loss);
   });
 
+  test('with every step stored, steps in flight are stored one after the other', async () => {
+    const server = await open({ config: { journalSeconds: 0 } });
+    const model = await server.model();
+    const promises = [];
+    for (let seq = 1; seq <= 6; seq += 2) {
+      await server.forwardBackward(model, seq);
+      promises.push(await server.optimStep(model, seq + 1));
+    }
+    for (const promise of promises) await server.result(promise);
+    await expect
+      .poll(async () => (await server.store.runs.get(model))?.snapshot)
+      .toMatchObject({ step: 3, seq: 6n });
+  });
+
+  test('the last steps of a pause are stored too', async () => {
+    const server = await open({ config: { journalSeconds: 1 } });
+    const model = await server.model();
+    for (const seq of [1, 3]) {
+      await server.forwardBackward(model, seq);
+      await server.result(await server.optimStep(model, seq + 1));
+    }
+    const stored = async () => {
+      await server.app.services.live.storeIdle();
+      return (await server.store.runs.get(model))?.snapshot?.step;
+    };
+    await expect.poll(stored, { timeout: 10_000 }).toBe(2);
+  });
+
   test('lost steps are told, and the surviving one can be resumed from', async () => {
     const before = await open({ config: { journalSeconds: 0 } });
     const model = await before.model();

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { rm } from 'node:fs/promises';
 import type { Engine } from '@anneal/engine';
 import type { RunLora, Snapshot, Store, TrainingRun } from '@anneal/store';
 import type { FastifyBaseLogger } from 'fastify';
@@ -18,9 +19,10 @@ export interface LiveModel {
   lost: ApiError | undefined;
   /** Optimizer steps so far. */
   step: number;
-  /** Latest request that changed the state, and whether that left a gradient that no step has used. */
+  /** Latest request that changed the state. */
   changedSeq: bigint;
-  hasGradient: boolean;
+  /** Latest one that was a step, or a load; after it there is a gradient that no step has used. */
+  steppedSeq: bigint;
   /** Snapshot being written, if any; requests go on meanwhile. */
   storing: Promise<void> | undefined;
   /** Being stored and freed; requests wait for the end of it. */
@@ -102,8 +104,9 @@ export class LiveModels {
   /** Notes that a request changed the state. */
   changed(live: LiveModel, seq: bigint, effect: 'gradient' | 'step'): void {
     live.changedSeq = seq;
-    live.hasGradient = effect === 'gradient';
-    if (effect === 'step') live.step += 1;
+    if (effect === 'gradient') return;
+    live.steppedSeq = seq;
+    live.step += 1;
   }
 
   /** Notes that the engine holds another state, which is stored already; returns the content that is not needed now. */
@@ -112,7 +115,7 @@ export class LiveModels {
     live.run = { ...live.run, ...by };
     live.step = by.snapshot.step;
     live.changedSeq = by.snapshot.seq;
-    live.hasGradient = false;
+    live.steppedSeq = by.snapshot.seq;
     live.lost = undefined;
     live.inEngine = true;
     return previous?.blob;
@@ -124,7 +127,9 @@ export class LiveModels {
    * then once its result is recorded, or undefined if it failed.
    */
   async storeAfterStep(live: LiveModel, seq: bigint, ended: Promise<number | undefined>): Promise<void> {
-    if (live.storing || Date.now() - live.lastStoredAt < this.#options.journalMs) return;
+    if (Date.now() - live.lastStoredAt < this.#options.journalMs) return;
+    if (live.storing && this.#options.journalMs > 0) return;
+    await live.storing;
     const folder = await this.#checkpoints.scratch();
     const started = Date.now();
     const written = this.#write(live, folder);
@@ -136,6 +141,14 @@ export class LiveModels {
       this.#log.debug({ model: live.run.id, step, ms: Date.now() - started }, 'a snapshot was stored');
     })();
     this.#track(live, stored);
+  }
+
+  /** Stores models whose latest steps are not in a snapshot and that have nothing to do right now. */
+  async storeIdle(): Promise<void> {
+    for (const live of await Promise.all(this.#models.values())) {
+      const isDue = Date.now() - live.lastStoredAt >= this.#options.journalMs;
+      if (isDue && live.inEngine && live.sequencer.isIdle) await this.#storeNow(live);
+    }
   }
 
   /** The models that the engine holds, with their sessions. */
@@ -208,7 +221,7 @@ export class LiveModels {
       lost: undefined,
       step: run.snapshot?.step ?? 0,
       changedSeq: run.changedSeq,
-      hasGradient: false,
+      steppedSeq: run.snapshot?.seq ?? 0n,
       storing: undefined,
       parking: undefined,
       lastStoredAt: Date.now(),
@@ -232,7 +245,6 @@ export class LiveModels {
       await this.#engine.createModel({ modelId: run.id, baseModel: run.baseModel, lora: toLoraSpec(lora) });
     }
     live.inEngine = true;
-    live.hasGradient = false;
     this.#log.info({ model: run.id, step: live.step }, 'a model came back from its snapshot');
   }
 
@@ -270,18 +282,18 @@ export class LiveModels {
     return new ApiError('internal', `${gone}. ${kept}: resume from it with its optimizer.`);
   }
 
-  /** False when the snapshot could not be written. */
+  /** False when the latest step is not stored: the write failed, or a request came in between. */
   async #storeNow(live: LiveModel): Promise<boolean> {
     await live.storing;
-    if (live.changedSeq <= (live.run.snapshot?.seq ?? 0n)) return true;
-    if (live.hasGradient) {
-      this.#log.warn({ model: live.run.id }, 'a gradient that no optimizer step has used is not stored');
-    }
-    const seq = live.hasGradient ? live.changedSeq - 1n : live.changedSeq;
     const folder = await this.#checkpoints.scratch();
+    if (live.steppedSeq <= (live.run.snapshot?.seq ?? 0n) || !live.sequencer.isIdle) {
+      await rm(folder, { recursive: true });
+      return live.sequencer.isIdle;
+    }
+    const at = { seq: live.steppedSeq, step: live.step };
     const stored = (async () => {
       await this.#write(live, folder);
-      await this.#keep(live, folder, { seq, step: live.step });
+      await this.#keep(live, folder, at);
     })();
     this.#track(live, stored);
     return await stored.then(
