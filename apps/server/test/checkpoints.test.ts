@@ -134,16 +134,46 @@ onEachDatabase((open) => {
     expect((await server.sample(sampler, 1)).status).toBe(403);
   });
 
+  test('samplers and exports take an expiry and metadata too', async () => {
+    const server = await open();
+    const model = await server.model();
+    const sampler = { model_id: model, seq_id: 1, path: 's', ttl_seconds: 3600, user_metadata: { k: 'v' } };
+    await server.result(await server.post('/save_weights_for_sampler', { ...sampler, kind: 'snapshot' }));
+    const external = { model_id: model, seq_id: 2, path: 'e', ttl_seconds: 7200 };
+    await server.result(await server.post('/save_weights_external', external));
+    const { checkpoints } = (await server.get(`/training_runs/${model}/checkpoints`)).json as {
+      checkpoints: { checkpoint_id: string; time: string; expires_at: string; user_metadata: unknown }[];
+    };
+    const life = checkpoints.map((row) => (Date.parse(row.expires_at) - Date.parse(row.time)) / 1000);
+    expect(life).toEqual([3600, 7200]);
+    expect(checkpoints[0]?.user_metadata).toEqual({ k: 'v' });
+  });
+
+  test('an inflight sampler is a snapshot of the latest weights', async () => {
+    const server = await open();
+    const model = await server.model();
+    await server.forwardBackward(model, 1);
+    await server.optimStep(model, 2);
+    const save = { model_id: model, seq_id: 3, sampling_session_seq_id: 0, kind: 'inflight' };
+    const { json } = await server.result(await server.post('/save_weights_for_sampler', save));
+    const [sampler] = [...server.engine.samplers.values()];
+    expect(sampler?.version).toBe(server.engine.models.get(model)?.version);
+    expect(json.sampling_session_id).toContain(':sample:0');
+  });
+
   test('a copy is its own checkpoint, the same for the same idempotency key', async () => {
     const server = await open();
     const { model, path } = await trained(server);
     const headers = { 'x-idempotency-key': 'k1' };
-    const body = { source_path: path, destination_project_id: 'p' };
+    const body = { source_path: path, destination_project_id: 'p', ttl_seconds: 3600 };
     const first = await server.post('/copy_weights', body, { headers });
     const again = await server.post('/copy_weights', body, { headers });
     expect(again.json).toEqual(first.json);
     const copy = String(first.json.tinker_path);
     expect(copy).not.toContain(model);
+    const runs = (await server.get('/training_runs?project_id=p')).json;
+    expect(runs).toMatchObject({ training_runs: [{ last_checkpoint: { tinker_path: copy } }] });
+    expect((await server.post('/copy_weights', { ...body, weights_access_token: 't' })).status).toBe(400);
     await server.call('DELETE', own(path));
     const load = { session_id: await server.session(), model_seq_id: 0, path: copy, optimizer: true };
     expect((await server.result(await server.post('/load_weights', load))).json.path).toBe(copy);

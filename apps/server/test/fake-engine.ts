@@ -58,6 +58,8 @@ export class FakeEngine implements Engine {
   closed = false;
   /** Calls that were made, run or not. */
   received = 0;
+  /** The latest request of each kind. */
+  last: { pass?: ForwardBackwardRequest; adam?: AdamParams; sample?: SampleRequest } = {};
 
   constructor(names: string[] = ['tiny']) {
     this.#names = names;
@@ -123,6 +125,7 @@ export class FakeEngine implements Engine {
 
   forwardBackward(request: ForwardBackwardRequest): Promise<ForwardBackwardResult> {
     const { modelId, data, lossFn, forwardOnly } = request;
+    this.last.pass = request;
     return this.#inOrder(modelId, forwardOnly ? 'forward' : 'forwardBackward', async () => {
       const state = this.#model(modelId);
       if (lossFn !== 'cross_entropy') {
@@ -148,6 +151,7 @@ export class FakeEngine implements Engine {
   }
 
   optimStep(modelId: string, params: AdamParams): Promise<OptimStepResult> {
+    this.last.adam = params;
     return this.#inOrder(modelId, 'optimStep', async () => {
       const state = this.#model(modelId);
       const norm = Math.abs(state.gradient);
@@ -190,6 +194,7 @@ export class FakeEngine implements Engine {
 
   async sample(request: SampleRequest, options?: SampleOptions): Promise<SampleResult> {
     this.calls.push('sample');
+    this.last.sample = request;
     await Promise.race([this.sampleGate, aborted(options?.signal)]);
     if (options?.signal?.aborted) throw new EngineError('user', 'The sample was cancelled');
     const sampler = this.samplers.get(request.samplerId);

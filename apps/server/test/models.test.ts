@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { FakeEngine } from './fake-engine.ts';
 import { onEachDatabase } from './harness.ts';
 
 onEachDatabase((open) => {
@@ -79,6 +80,73 @@ onEachDatabase((open) => {
     );
     expect((await step(5, {})).status).toBe(400);
     expect((await server.result(await step(6, { adam_params: {} }))).json.type).toBe('optim_step');
+  });
+
+  test('every setting of a step and of a pass reaches the engine', async () => {
+    const server = await open();
+    const model = await server.model();
+    const adam_params = {
+      learning_rate: 0.1,
+      beta1: 0.2,
+      beta2: 0.3,
+      eps: 0.4,
+      weight_decay: 0.5,
+      grad_clip_norm: 0.6,
+    };
+    await server.post('/optim_step', { model_id: model, seq_id: 1, adam_params });
+    const input = {
+      data: [
+        {
+          model_input: { chunks: [{ type: 'encoded_text', tokens: [5, 6] }] },
+          loss_fn_inputs: { target_tokens: { data: [6, 7], dtype: 'int64' } },
+        },
+      ],
+      loss_fn: 'ppo',
+      loss_fn_config: { clip_low_threshold: 0.9 },
+    };
+    const pass = await server.post('/forward', { forward_input: input, model_id: model, seq_id: 2 });
+    await server.result(pass);
+    expect(server.engine.last.adam).toEqual({
+      learningRate: 0.1,
+      beta1: 0.2,
+      beta2: 0.3,
+      eps: 0.4,
+      weightDecay: 0.5,
+      gradClipNorm: 0.6,
+    });
+    expect(server.engine.last.pass).toEqual({
+      modelId: model,
+      lossFn: 'ppo',
+      lossFnConfig: { clip_low_threshold: 0.9 },
+      forwardOnly: true,
+      data: [
+        {
+          tokens: Int32Array.from([5, 6]),
+          inputs: { target_tokens: { dtype: 'int64', shape: [2], data: BigInt64Array.from([6n, 7n]) } },
+        },
+      ],
+    });
+  });
+
+  test('a new model from a checkpoint has its own metadata and, if asked, another base model', async () => {
+    const server = await open({ engine: new FakeEngine(['tiny', 'alias']) });
+    const path = await server.saveState(await server.model(), 1, 'a');
+    const load = {
+      session_id: await server.session(),
+      model_seq_id: 0,
+      path,
+      optimizer: false,
+      base_model: 'alias',
+      user_metadata: { stage: '2' },
+    };
+    const loaded = await server.result(await server.post('/load_weights', load));
+    const run = (await server.get(`/training_runs/${loaded.json.model_id}`)).json;
+    expect(run).toMatchObject({ base_model: 'alias', user_metadata: { stage: '2' } });
+    const bad = [{ optimizer_config: { type: 'dimuon', version: 1 } }, { base_model: 'no-such' }];
+    for (const [index, more] of bad.entries()) {
+      const answer = await server.post('/load_weights', { ...load, model_seq_id: index + 1, ...more });
+      expect([400, 404]).toContain(answer.status);
+    }
   });
 
   test('a custom loss is refused with what to do instead', async () => {

@@ -49,6 +49,57 @@ onEachDatabase((open) => {
     expect([...(result.target_prompt_logprobs?.data ?? [])]).toEqual([-8, -9]);
   });
 
+  test('every option of a sample reaches the engine', async () => {
+    const server = await open();
+    const sampler = await server.sampler();
+    const request = {
+      num_samples: 2,
+      prompt: tokens(5, 6, 7),
+      sampling_params: {
+        max_tokens: 9,
+        seed: 2n ** 64n - 1n,
+        temperature: 0.5,
+        top_k: 7,
+        top_p: 0.25,
+        stop: ['a', 'b'],
+      },
+      prompt_logprobs: true,
+      topk_prompt_logprobs: 2,
+      topk_sample_logprobs: 3,
+      prompt_alt_tokens_k: 4,
+      prompt_logprobs_last_n: 2,
+      target_prompt_logprobs: { data: [1, 2, -1, 4], dtype: 'int64', shape: [2, 2] },
+    };
+    await server.result(await server.sample(sampler, 0, request));
+    expect(server.engine.last.sample).toEqual({
+      samplerId: expect.any(String),
+      prompt: Int32Array.from([5, 6, 7]),
+      numSamples: 2,
+      params: {
+        maxTokens: 9,
+        seed: 2n ** 64n - 1n,
+        temperature: 0.5,
+        topK: 7,
+        topP: 0.25,
+        stop: { tokenIds: [], strings: ['a', 'b'] },
+      },
+      promptLogprobs: true,
+      topkPromptLogprobs: 2,
+      topkSampleLogprobs: 3,
+      promptAltTokensK: 4,
+      promptLogprobsLastN: 2,
+      targetPromptLogprobs: { shape: [2, 2], data: Int32Array.from([1, 2, -1, 4]) },
+    });
+    const stops = async (seq: number, stop: unknown) => {
+      await server.result(await server.sample(sampler, seq, { sampling_params: { max_tokens: 1, stop } }));
+      return server.engine.last.sample?.params.stop;
+    };
+    expect(await stops(1, 'x')).toEqual({ tokenIds: [], strings: ['x'] });
+    expect(await stops(2, [3, 4])).toEqual({ tokenIds: [3, 4], strings: [] });
+    expect(await stops(3, [])).toEqual({ tokenIds: [], strings: [] });
+    expect(await stops(4, null)).toBeUndefined();
+  });
+
   test('what a sample cannot be is refused at once, naming field and value', async () => {
     const server = await open();
     const sampler = await server.sampler();
@@ -63,6 +114,11 @@ onEachDatabase((open) => {
       [{ num_samples: 100_000 }, 'num_samples'],
       [{ prompt: tokens() }, 'prompt'],
       [{ prompt: image }, 'image'],
+      [
+        { prompt: { chunks: [{ type: 'image_asset_pointer', location: 'x', format: 'png' }] } },
+        'image_asset_pointer',
+      ],
+      [{ prompt: { chunks: [{ type: 'dmel', dmel: 'AAAA' }] } }, 'dmel'],
       [{ prompt_logprobs_last_n: 2 }, 'prompt_logprobs_last_n'],
       [{ target_prompt_logprobs: { data: [1], dtype: 'int64', shape: [1, 1] } }, '[2, K]'],
       [{ topk_sample_logprobs: 2000 }, 'topk_sample_logprobs'],

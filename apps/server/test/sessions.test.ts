@@ -38,11 +38,46 @@ onEachDatabase((open) => {
     expect(await found({ user_metadata: { parity: 'odd' } })).toEqual([ids[1], ids[3]].sort());
     expect(await found({ project_ids: ['a'] })).toEqual([ids[0], ids[1]].sort());
     expect(await found({ statuses: [{ type: 'client_finished', reasons: ['errored'] }] })).toEqual([ids[3]]);
+    expect((await server.post('/sessions/search', { owner: { type: 'accessible' } })).status).toBe(400);
+    expect(await found({ owner: { type: 'own' }, session_id: ids[1] })).toEqual([ids[1]]);
     expect(await found({ session_id: ids[0], display_name: 'run 2' })).toEqual([ids[0], ids[2]].sort());
     const page = await search({ limit: 3 });
     const rest = await search({ limit: 3, cursor: page.next_cursor });
     expect([...page.sessions, ...rest.sessions].map((row) => row.session_id).sort()).toEqual([...ids].sort());
     expect(rest.next_cursor).toBeNull();
+  });
+
+  test('a session keeps its tags, names and metadata', async () => {
+    const server = await open();
+    const body = {
+      sdk_version: '0.38.0',
+      tags: ['a', 'b'],
+      display_name: 'Pig Latin',
+      user_metadata: { who: 'ada' },
+      project_id: 'p',
+    };
+    const id = String((await server.post('/create_session', body)).json.session_id);
+    expect(await server.store.sessions.get(id)).toMatchObject({
+      tags: ['a', 'b'],
+      projectId: 'p',
+      sdkVersion: '0.38.0',
+    });
+    expect((await server.get(`/sessions/${id}`)).json).toMatchObject({
+      display_name: 'Pig Latin',
+      user_metadata: { who: 'ada' },
+    });
+  });
+
+  test('lists go by limit and offset, and nobody else’s sessions are accessible', async () => {
+    const server = await open();
+    const ids = [await server.session(), await server.session(), await server.session()];
+    const list = async (query: string, key = server.key) => {
+      const { json } = await server.get(`/sessions?${query}`, { key });
+      return json.sessions as string[];
+    };
+    expect([...(await list('limit=2')), ...(await list('limit=2&offset=2'))].sort()).toEqual([...ids].sort());
+    expect(await list('access_scope=accessible', server.otherKey)).toEqual([]);
+    expect((await server.get('/sessions?limit=-1')).status).toBe(400);
   });
 
   test('a session moves to another project together with its runs', async () => {
