@@ -36,6 +36,10 @@ def saved(service):
     }
 
 
+def test_model_list():
+    assert BASE_MODEL in [m["model_name"] for m in answer("model", "list")["models"]]
+
+
 def test_runs(saved):
     assert saved["run"] in [r["training_run_id"] for r in answer("run", "list")["runs"]]
     info = answer("run", "info", saved["run"])

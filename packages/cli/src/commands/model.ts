@@ -4,7 +4,8 @@ import { convertGguf, formatBytes, inspectModel, ModelNotFoundError, resolveMode
 import type { Command } from 'commander';
 import { CliError, usageError } from '../errors.ts';
 import { modelProgress } from '../output/model-progress.ts';
-import { facts, print } from '../output/print.ts';
+import { facts, print, table } from '../output/print.ts';
+import { addRemoteOptions, type RemoteOptions, withServer } from '../remote.ts';
 
 interface JsonOption {
   json?: boolean;
@@ -15,6 +16,7 @@ export function modelCommand(program: Command): Command {
     .createCommand('model')
     .copyInheritedSettings(program)
     .description('fetch and look at base models');
+  addRemoteOptions(model.command('list').description('models that a running server offers')).action(list);
   model
     .command('pull')
     .argument('<name>', 'hub name, for example HuggingFaceTB/SmolLM2-135M-Instruct')
@@ -36,6 +38,22 @@ export function modelCommand(program: Command): Command {
     .option('--json', 'print JSON')
     .action(importGguf);
   return model;
+}
+
+async function list(options: RemoteOptions): Promise<void> {
+  const { supported_models: models } = await withServer(
+    options,
+    async (rest) => await rest.getServerCapabilities(),
+  );
+  print(options.json, { models }, () =>
+    table(
+      ['model', 'context length'],
+      models.map(({ model_name, max_context_length }) => [
+        model_name ?? '',
+        String(max_context_length ?? ''),
+      ]),
+    ),
+  );
 }
 
 async function pull(name: string, { json, revision }: JsonOption & { revision?: string }): Promise<void> {
