@@ -120,6 +120,12 @@ export const ServerConfig = z.strictObject({
     .default(900)
     .describe('Silence of a client after which its models are stored and freed'),
 
+  drainSeconds: z
+    .number()
+    .min(0)
+    .max(3600)
+    .default(30)
+    .describe('How long a shutdown waits for requests that run'),
   journalSeconds: z
     .number()
     .min(0)

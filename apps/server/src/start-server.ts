@@ -40,9 +40,6 @@ export class StartError extends Error {
   override readonly name = 'StartError';
 }
 
-/** Longest wait for running work at a shutdown. */
-const DRAIN_MS = 60_000;
-
 /**
  * Opens the data folder, loads the models and listens. Resolves when training and sampling work.
  *
@@ -69,8 +66,8 @@ export async function startServer(config: ServerConfig, options: StartOptions = 
       close: once(async () => {
         stopSweeping();
         await app.http.close();
-        app.services.sampling.close();
-        await app.services.live.close(DRAIN_MS);
+        const drainMs = config.drainSeconds * 1000;
+        await Promise.all([app.services.sampling.close(drainMs), app.services.live.close(drainMs)]);
         await engine.close();
         await store.close();
         unlock();

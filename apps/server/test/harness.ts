@@ -263,7 +263,7 @@ export async function closeServer(server: TestServer, how: 'shutdown' | 'crash' 
   if (closed.has(server)) return;
   closed.add(server);
   await server.app.http.close();
-  server.app.services.sampling.close();
+  await server.app.services.sampling.close(0);
   if (how === 'shutdown') await server.app.services.live.close(5000);
   await server.store.close();
 }

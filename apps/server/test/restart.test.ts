@@ -157,6 +157,24 @@ onEachDatabase((open) => {
     expect((await after.result(await after.sample(sampler, 1))).status).toBe(200);
   });
 
+  test('a shutdown lets running samples end, and those that take too long are sent again', async () => {
+    const before = await open();
+    const sampler = await before.sampler();
+    let release = (): void => {};
+    before.engine.sampleGate = new Promise((resolve) => {
+      release = resolve;
+    });
+    const short = await before.sample(sampler, 0);
+    setTimeout(release, 100);
+    await before.app.services.sampling.close(10_000);
+    expect((await before.result(short)).json.sequences).toHaveLength(1);
+    before.engine.sampleGate = new Promise(() => {});
+    const long = await before.sample(sampler, 1);
+    await closeServer(before);
+    const after = await open({ like: before });
+    expect((await after.result(long)).status).toBe(410);
+  });
+
   test('a model whose client is silent is stored and freed, and comes back when it is used', async () => {
     const server = await open();
     const model = await server.model();

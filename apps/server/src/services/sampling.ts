@@ -36,6 +36,7 @@ interface Running {
   startedAt: number;
   sessionId: string | null;
   abort: AbortController;
+  ended: Promise<void>;
 }
 
 /** Samples: independent of each other, run as soon as they come, ended early when nobody wants them. */
@@ -43,6 +44,7 @@ export class SamplingService {
   readonly #deps: SamplingDeps;
   readonly #maxPending: number;
   readonly #running = new Map<string, Running>();
+  #closed = false;
 
   constructor(deps: SamplingDeps, options: { maxPending: number }) {
     this.#deps = deps;
@@ -64,7 +66,7 @@ export class SamplingService {
     const { requestId, samplerId, seq } = target;
     const future = { requestId, owner, kind: 'sample', modelId: null, samplerId, seq };
     if (await this.#deps.futures.submit({ ...future, bodyHash: bodyHash(request) })) {
-      void this.#run(owner, target, request, engineRequest);
+      this.#start(owner, target, request, engineRequest);
     }
     const ids = Array.from({ length: request.num_samples }, (_, index) => `${requestId}:${index}`);
     return { request_id: requestId, sample_sequence_ids: ids };
@@ -89,32 +91,57 @@ export class SamplingService {
     }
   }
 
-  /** Stops everything. */
-  close(): void {
+  /**
+   * Waits for what runs, then stops the rest. What is stopped stays without a result: after the restart its client is
+   * told that it is gone, and sends it again.
+   */
+  async close(deadlineMs: number): Promise<void> {
+    const ends = [...this.#running.values()].map(({ ended }) => ended);
+    await Promise.race([
+      Promise.all(ends),
+      new Promise((resolve) => setTimeout(resolve, deadlineMs).unref()),
+    ]);
+    this.#closed = true;
     for (const running of this.#running.values()) running.abort.abort();
+    await Promise.all(ends);
   }
 
-  async #run(owner: string, target: Target, request: SampleRequest, sample: Omit<EngineSample, 'samplerId'>) {
-    const { requestId, sessionId, weights } = target;
+  #start(
+    owner: string,
+    target: Target,
+    request: SampleRequest,
+    sample: Omit<EngineSample, 'samplerId'>,
+  ): void {
+    const { requestId, sessionId } = target;
     const abort = new AbortController();
-    this.#running.set(requestId, { owner, startedAt: Date.now(), sessionId, abort });
+    const ended = this.#run(owner, target, request, sample, abort.signal).finally(() => {
+      this.#running.delete(requestId);
+      if (target.samplerId) this.#deps.futures.notifySampler(target.samplerId);
+    });
+    this.#running.set(requestId, { owner, startedAt: Date.now(), sessionId, abort, ended });
+  }
+
+  async #run(
+    owner: string,
+    target: Target,
+    request: SampleRequest,
+    sample: Omit<EngineSample, 'samplerId'>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { requestId, weights } = target;
     const { engine, pool, samplers, futures, log } = this.#deps;
     try {
       const result = await pool.use(
         weights,
         () => samplers.source(weights, target.modelPath, owner),
-        (samplerId) => engine.sample({ ...sample, samplerId }, { signal: abort.signal }),
+        (samplerId) => engine.sample({ ...sample, samplerId }, { signal }),
       );
       const body = encodeSampleResponse(toEncodableSample(result, request));
       await futures.complete(requestId, protobufResult(body));
     } catch (error) {
-      const cause = abort.signal.aborted
-        ? new ApiError('invalid_request', 'The sample was cancelled')
-        : error;
+      if (this.#closed) return;
+      const cause = signal.aborted ? new ApiError('invalid_request', 'The sample was cancelled') : error;
       await futures.complete(requestId, failed(cause, log, requestId));
-    } finally {
-      this.#running.delete(requestId);
-      if (target.samplerId) futures.notifySampler(target.samplerId);
     }
   }
 
