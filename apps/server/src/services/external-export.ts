@@ -6,6 +6,7 @@ import { pipeline } from 'node:stream/promises';
 import { openSafetensors, writeSafetensors } from '@anneal/safetensors';
 import { Encrypter } from 'age-encryption';
 import { ApiError } from '../errors.ts';
+import { sshRecipient } from './ssh-recipient.ts';
 
 const WEIGHTS = 'adapter_model.safetensors';
 const CONFIG = 'adapter_config.json';
@@ -62,9 +63,10 @@ function newEncrypter(recipients: readonly string[]): Encrypter {
   const encrypter = new Encrypter();
   for (const recipient of recipients) {
     try {
-      encrypter.addRecipient(recipient);
+      encrypter.addRecipient(recipient.startsWith('ssh-') ? sshRecipient(recipient) : recipient);
     } catch (cause) {
-      const message = `age_encryption_recipients: "${recipient}" is no age recipient (age1...)`;
+      const why = (cause as Error).message;
+      const message = `age_encryption_recipients: "${recipient}" is no age recipient (age1... or an SSH key): ${why}`;
       throw new ApiError('invalid_request', message, { cause });
     }
   }
