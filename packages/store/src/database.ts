@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import Sqlite from 'better-sqlite3';
 import { Kysely, PostgresDialect, type SqliteDatabase, SqliteDialect, type SqliteStatement } from 'kysely';
 import pg from 'pg';
@@ -75,6 +76,10 @@ const INT8 = 20;
 /** Key of the advisory lock that a server holds while it runs. */
 const CLAIM = 0x616e6e65;
 
+/** The database notices the end of a killed server only after a moment. */
+const CLAIM_ATTEMPTS = 10;
+const CLAIM_PAUSE_MS = 300;
+
 /** A PostgreSQL database, by URL (`postgres://user@host/name`). */
 export async function openPostgres(url: string): Promise<Database> {
   const pool = new pg.Pool({
@@ -94,16 +99,16 @@ export async function openPostgres(url: string): Promise<Database> {
     db,
     write: (work) => db.transaction().execute(work),
     claim: async () => {
-      const client = await pool.connect();
-      const { rows } = await client.query('select pg_try_advisory_lock($1) as claimed', [CLAIM]);
-      if (rows[0]?.claimed === true) {
-        claimant = client;
-        return;
+      claimant ??= await pool.connect();
+      for (let attempt = 1; attempt <= CLAIM_ATTEMPTS; attempt += 1) {
+        const { rows } = await claimant.query('select pg_try_advisory_lock($1) as claimed', [CLAIM]);
+        if (rows[0]?.claimed === true) return;
+        await delay(CLAIM_PAUSE_MS);
       }
-      client.release();
       throw new DatabaseInUseError('The database is in use by another server');
     },
     close: async () => {
+      await claimant?.query('select pg_advisory_unlock_all()').catch(() => {});
       claimant?.release(true);
       await db.destroy();
     },
