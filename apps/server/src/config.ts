@@ -144,6 +144,12 @@ export const ServerConfig = z.strictObject({
     .max(8760)
     .default(24)
     .describe('How long the weights of an unused sampler are kept'),
+  samplersPerSession: z
+    .int()
+    .min(1)
+    .max(100_000)
+    .default(64)
+    .describe('Unnamed samplers whose weights a session keeps; the longest unused ones expire'),
   maxOpenSamplers: z
     .int()
     .min(1)

@@ -219,6 +219,23 @@ onEachDatabase((open) => {
     expect((await server.result(await server.optimStep(model, 3))).json.category).toBe('user');
   });
 
+  test('a session keeps the weights of its most recently used unnamed samplers', async () => {
+    const server = await open({ config: { samplersPerSession: 2 } });
+    const session = await server.session();
+    const model = await server.model({ session });
+    const named = { model_id: model, seq_id: 1, path: 'named' };
+    const { json } = await server.result(await server.post('/save_weights_for_sampler', named));
+    const kept = await server.sampler({ session, seq: 9, path: String(json.path) });
+    for (let i = 0; i < 3; i += 1) {
+      const save = { model_id: model, seq_id: i + 2, sampling_session_seq_id: i };
+      await server.result(await server.post('/save_weights_for_sampler', save));
+      if (i === 1) await server.result(await server.sample(`${session}:sample:0`, 0));
+    }
+    const status = async (id: string) => (await server.sample(id, 1)).status;
+    expect(await status(`${session}:sample:1`)).toBe(404);
+    for (const id of [`${session}:sample:0`, `${session}:sample:2`, kept]) expect(await status(id)).toBe(200);
+  });
+
   test('samplers beyond the limit are closed and opened again when they are used', async () => {
     const server = await open({ config: { maxOpenSamplers: 2 }, engine: new FakeEngine() });
     const session = await server.session();

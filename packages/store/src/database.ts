@@ -100,6 +100,9 @@ export async function openPostgres(url: string): Promise<Database> {
     write: (work) => db.transaction().execute(work),
     claim: async () => {
       claimant ??= await pool.connect();
+      claimant.on('error', () => {
+        // The connection broke, and with it the claim; the next query tells whether the database is gone.
+      });
       for (let attempt = 1; attempt <= CLAIM_ATTEMPTS; attempt += 1) {
         const { rows } = await claimant.query('select pg_try_advisory_lock($1) as claimed', [CLAIM]);
         if (rows[0]?.claimed === true) return;

@@ -203,7 +203,11 @@ export class FutureStore {
         );
       await db.deleteFrom('future_results').where('request_id', 'in', old).execute();
       await db.updateTable('futures').set({ state: 'expired' }).where('request_id', 'in', old).execute();
-      await db.deleteFrom('futures').where('finished_at', '<', limits.forgetBefore).execute();
+      await db
+        .deleteFrom('futures')
+        .where('state', '=', 'expired')
+        .where('finished_at', '<', limits.forgetBefore)
+        .execute();
     });
   }
 

@@ -11,6 +11,7 @@ import { ApiError } from '../errors.ts';
 import { answers, body, type Routes } from './route.ts';
 
 const MAX_EVENTS = 100;
+const MAX_TELEMETRY_BYTES = 16 * 2 ** 20;
 
 /** What a client asks before it works, and what it tells about itself. */
 export const serviceRoutes: Routes = async (app, { services }) => {
@@ -58,7 +59,10 @@ export const serviceRoutes: Routes = async (app, { services }) => {
 
   app.post(
     '/telemetry',
-    { schema: { tags, body: body(TelemetrySendRequest), response: answers(TelemetryResponse) } },
+    {
+      bodyLimit: MAX_TELEMETRY_BYTES,
+      schema: { tags, body: body(TelemetrySendRequest), response: answers(TelemetryResponse) },
+    },
     async (request) => {
       const count = request.body.events.length;
       if (count > MAX_EVENTS) {

@@ -110,24 +110,26 @@ export class SamplerService {
     return { kind: 'checkpoint', dir, baseModel };
   }
 
+  /** Keeps, of the samplers that a session saved without a name, the most recently used ones. */
+  async trim(sessionId: string, keep: number): Promise<void> {
+    const samplers = await this.#deps.store.samplers.ofSession(sessionId);
+    const unnamed = samplers.filter(({ blob, modelPath }) => blob !== null && modelPath === null);
+    const newestFirst = unnamed.sort((a, b) => b.lastUsedAt - a.lastUsedAt || b.createdAt - a.createdAt);
+    await this.#giveUp(newestFirst.slice(keep));
+  }
+
   /** Gives up the weights of samplers that nobody used since `before`. */
   async sweep(before: number): Promise<void> {
-    const idle = await this.#deps.store.samplers.idle(before);
-    await this.#deps.store.samplers.expire(
-      idle.map((sampler) => sampler.id),
-      Date.now(),
-    );
-    for (const { baseModel, blob } of idle) {
-      this.#deps.pool.close({ baseModel, blob });
-      if (blob) await this.#deps.store.releaseBlob(blob);
-    }
+    await this.#giveUp(await this.#deps.store.samplers.idle(before));
   }
 
   /** Gives up the weights of an ended session's samplers. */
   async endSession(sessionId: string): Promise<void> {
-    const samplers = (await this.#deps.store.samplers.ofSession(sessionId)).filter(
-      ({ blob }) => blob !== null,
-    );
+    const samplers = await this.#deps.store.samplers.ofSession(sessionId);
+    await this.#giveUp(samplers.filter(({ blob }) => blob !== null));
+  }
+
+  async #giveUp(samplers: Sampler[]): Promise<void> {
     await this.#deps.store.samplers.expire(
       samplers.map((sampler) => sampler.id),
       Date.now(),

@@ -15,6 +15,7 @@ import { exportFolder } from './external-export.ts';
 import { jsonResult } from './failure.ts';
 import type { LiveModel } from './live-models.ts';
 import type { SamplerPool } from './sampler-pool.ts';
+import type { SamplerService } from './samplers.ts';
 import type { JobResult, TrainingService } from './training.ts';
 
 export interface SaveDeps {
@@ -23,6 +24,7 @@ export interface SaveDeps {
   training: TrainingService;
   checkpoints: CheckpointService;
   pool: SamplerPool;
+  samplers: SamplerService;
 }
 
 type SamplerSave = SaveWeightsForSamplerRequest & { sampling_session_seq_id: number };
@@ -30,9 +32,11 @@ type SamplerSave = SaveWeightsForSamplerRequest & { sampling_session_seq_id: num
 /** Saving a model: for a resume, for sampling, for use elsewhere. Each sees exactly the requests before it. */
 export class SaveService {
   readonly #deps: SaveDeps;
+  readonly #samplersPerSession: number;
 
-  constructor(deps: SaveDeps) {
+  constructor(deps: SaveDeps, options: { samplersPerSession: number }) {
     this.#deps = deps;
+    this.#samplersPerSession = options.samplersPerSession;
   }
 
   saveWeights(owner: string, request: SaveWeightsRequest): Promise<UntypedApiFuture> {
@@ -78,7 +82,7 @@ export class SaveService {
 
   /** The engine keeps the weights at hand as a sampler, and a copy is stored, so that it outlives a restart. */
   #saveAsSampler(owner: string, request: SamplerSave): Promise<UntypedApiFuture> {
-    const { store, pool } = this.#deps;
+    const { store, pool, samplers } = this.#deps;
     return this.#submit(owner, request, async (live, folder) => {
       const { run } = live;
       const id = formatSamplerId(run.sessionId, request.sampling_session_seq_id);
@@ -96,6 +100,7 @@ export class SaveService {
         await store.blobs.delete(blob);
         throw new ApiError('invalid_request', `sampling_session_seq_id: sampler "${id}" exists; count on`);
       }
+      await samplers.trim(run.sessionId, this.#samplersPerSession);
       return { type: 'save_weights_for_sampler', sampling_session_id: id };
     });
   }

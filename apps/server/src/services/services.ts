@@ -83,7 +83,7 @@ export async function createServices(
     health: async () => void (await engine.status()),
     models: new ModelService({ store, engine, baseModels, sessions, checkpoints, live, training }, config),
     passes: new PassService(engine, training, live),
-    saves: new SaveService({ store, engine, training, checkpoints, pool }),
+    saves: new SaveService({ store, engine, training, checkpoints, pool, samplers }, config),
     sampling: new SamplingService(
       { engine, baseModels, sessions, futures, samplers, pool, log },
       { maxPending: config.maxPendingSamples },
