@@ -28,7 +28,7 @@ function moduleOf(code: string): string {
   const imports = code.match(/^import .*;$/gm) ?? [];
   const body = code.replaceAll(/^import .*;$/gm, '');
   const source = `${imports.join('\n')}
-    export async function run({ service, model, data, tokenizer, sampler }: any) { { ${body} } }`;
+    export async function run({ service, model, data, tokenizer, sampler }) { { ${body} } }`;
   const compilerOptions = { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext };
   return ts.transpileModule(source, { compilerOptions }).outputText;
 }

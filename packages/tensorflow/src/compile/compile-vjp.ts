@@ -113,17 +113,17 @@ function build<I extends Tree>(
   const trace = new Trace(binding, options.matmulPrecision ?? 'fp32');
   tf.engine().startScope(name);
   try {
-    const placeholder = (shape: number[], dtype: number) => {
+    const addInput = (shape: number[], dtype: number) => {
       const ref = trace.nodes.length * 256;
       return { ref, tensor: trace.input(shape, dtype) };
     };
-    const symbolic = tensors.map((t) => placeholder(t.shape, deviceDtype(t)));
+    const symbolic = tensors.map((t) => addInput(t.shape, deviceDtype(t)));
     const arranged = replaceTensors(
       inputs,
       symbolic.map((s) => s.tensor),
     );
     const output = trace.run(() => fn(arranged));
-    const dy = placeholder(output.shape, deviceDtype(output));
+    const dy = addInput(output.shape, deviceDtype(output));
     const { value, grads } = trace.run(() => gradients(fn, wrt, arranged, dy.tensor));
     const outputRef = trace.refs([value])[0]!;
     const gradRefs = trace.refs(grads);
