@@ -54,7 +54,6 @@ interface Served {
   base: BaseModel;
   trainer: Trainer;
   sampler: Sampler;
-  names: string[];
 }
 
 interface OpenSampler {
@@ -87,7 +86,6 @@ export class LocalEngine implements Engine {
     for (const { name, folder } of options.models) {
       const served = byFolder.get(folder) ?? (await serve(folder, options));
       byFolder.set(folder, served);
-      served.names.push(name);
       engine.#served.set(name, served);
     }
     return engine;
@@ -282,7 +280,7 @@ async function serve(folder: string, options: EngineOptions): Promise<Served> {
     xla: true,
     tokenizer: () => usable(tokenizer),
   });
-  return { base, trainer, sampler, names: [] };
+  return { base, trainer, sampler };
 }
 
 function usable(tokenizer: Tokenizer | Error): Tokenizer {

@@ -24,7 +24,7 @@ export interface SamplingSource {
 export class Scheduler {
   readonly #queues = new Map<string, Task[]>();
   readonly #sources: () => Iterable<SamplingSource>;
-  #current: { modelId: string; task: Task; steps: Generator<void, unknown> } | undefined;
+  #current: { task: Task; steps: Generator<void, unknown> } | undefined;
   #busy = false;
   #usedByTraining = 0;
   #usedBySampling = 0;
@@ -100,7 +100,7 @@ export class Scheduler {
   }
 
   /** Takes the next model's first call; plain functions are run at once. */
-  async #startNext(): Promise<{ modelId: string; task: Task; steps: Generator<void, unknown> } | undefined> {
+  async #startNext(): Promise<{ task: Task; steps: Generator<void, unknown> } | undefined> {
     const [modelId, queue] = this.#queues.entries().next().value as [string, Task[]];
     const task = queue.shift() as Task;
     // Re-inserting moves the model behind the others.
@@ -108,7 +108,7 @@ export class Scheduler {
     if (queue.length > 0) this.#queues.set(modelId, queue);
     try {
       const started = task.work();
-      if (isGenerator(started)) return { modelId, task, steps: started };
+      if (isGenerator(started)) return { task, steps: started };
       task.resolve((await started) as never);
     } catch (error) {
       task.reject(asEngineError(error));

@@ -3,7 +3,7 @@
 import type { Engine, ErrorCategory, SampleProgress } from './engine.ts';
 import type { EngineOptions } from './local-engine.ts';
 
-export type EngineMethod = Exclude<keyof Engine, 'close'> | 'close';
+export type EngineMethod = keyof Engine;
 
 export interface WorkerStart {
   addonPath: string | undefined;
