@@ -122,6 +122,45 @@ export interface FutureResultsTable {
   body: Uint8Array;
 }
 
+export interface RunMetricsTable {
+  run_id: string;
+  /** Optimizer steps of the run so far, this one included. */
+  step: number;
+  at: number;
+  /** JSON object: name to number. */
+  metrics: string;
+}
+
+export interface RunSettingsTable {
+  run_id: string;
+  /** JSON object: what the latest step was computed with. */
+  settings: string;
+}
+
+export interface RolloutsTable {
+  id: string;
+  session_id: string;
+  owner: string;
+  sampler_id: string;
+  base_model: string;
+  model_path: string | null;
+  at: number;
+  /** JSON object: what a list shows. */
+  summary: string;
+  /** JSON object: token ids and log-probabilities. */
+  tokens: string;
+}
+
+export interface UsageDaysTable {
+  owner: string;
+  /** `2026-01-31`, by UTC. */
+  day: string;
+  trained_tokens: number;
+  steps: number;
+  prompt_tokens: number;
+  sampled_tokens: number;
+}
+
 export interface Tables {
   settings: SettingsTable;
   api_keys: ApiKeysTable;
@@ -131,4 +170,8 @@ export interface Tables {
   checkpoints: CheckpointsTable;
   futures: FuturesTable;
   future_results: FutureResultsTable;
+  run_metrics: RunMetricsTable;
+  run_settings: RunSettingsTable;
+  rollouts: RolloutsTable;
+  usage_days: UsageDaysTable;
 }

@@ -1,6 +1,7 @@
 import type { Kysely } from 'kysely';
 import { Migrator } from 'kysely/migration';
 import * as initial from './0001-initial.ts';
+import * as recordings from './0002-recordings.ts';
 import type { ColumnTypes } from './column-types.ts';
 
 interface SchemaStep {
@@ -10,6 +11,7 @@ interface SchemaStep {
 /** In order, by name. A released step is never edited: a change is a new step. */
 const steps: Record<string, SchemaStep> = {
   '0001-initial': initial,
+  '0002-recordings': recordings,
 };
 
 /**
