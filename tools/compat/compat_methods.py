@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +185,34 @@ def test_session_search_and_project(service, rest):
     run(rest.assign_session_project_async(session, "project-two"))
     found = get(rest.search_sessions(types.SessionSearchRequest(session_id=session))).sessions
     assert [s.session_id for s in found] == [session] and found[0].project_id == "project-two"
+
+
+def test_the_trace_of_a_session_can_be_opened(service, saved):
+    session = get(service.create_rest_client().get_training_run(saved["tc"].model_id)).training_run_id.split(":")[0]
+    rest = service.create_rest_client()
+    urls = [get(rest.export_session_trace(session)), run(rest.export_session_trace_async(session))]
+    for url in urls:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            events = json.load(response)["traceEvents"]
+        begun = {event["id"] for event in events if event["ph"] == "b" and event["name"] == "optim_step"}
+        ended = {event["id"] for event in events if event["ph"] == "e"}
+        assert begun and begun <= ended
+
+
+def test_storage_in_use_is_that_of_the_listed_checkpoints(service, saved):
+    rest = service.create_rest_client()
+    listed = sum(checkpoint.size_bytes for checkpoint in every_checkpoint(rest))
+    for usage in (get(rest.get_current_checkpoint_storage_usage()), run(rest.get_current_checkpoint_storage_usage_async())):
+        assert sum(item.size_bytes for item in usage.data) == listed > 0
+        assert usage.effective_rate_usd_per_gigabyte_month is None
+
+
+def every_checkpoint(rest):
+    found, page = [], None
+    while page is None or len(page) == 100:
+        page = get(rest.list_user_checkpoints(limit=100, offset=len(found))).checkpoints
+        found += page
+    return found
 
 
 def test_capabilities_through_the_service_client(service):

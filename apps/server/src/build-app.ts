@@ -32,6 +32,7 @@ import { serviceRoutes } from './routes/service.ts';
 import { sessionRoutes } from './routes/sessions.ts';
 import { trainingRoutes } from './routes/training.ts';
 import { trainingRunRoutes } from './routes/training-runs.ts';
+import { usageRoutes } from './routes/usage.ts';
 import { createServices, type Services } from './services/services.ts';
 
 export interface AppDeps {
@@ -65,6 +66,7 @@ const groups: Routes[] = [
   trainingRunRoutes,
   checkpointRoutes,
   downloadRoutes,
+  usageRoutes,
 ];
 
 /** Builds the HTTP application over a store and an engine. Opens no port and reads no file or environment. */

@@ -6,6 +6,11 @@ import * as z from 'zod';
 export const ServedModel = z.strictObject({
   name: z.string().min(1).describe('Name that users pass as base_model'),
   folder: z.string().min(1).describe('Folder with config.json, safetensors and tokenizer files'),
+  tokenizer: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('Hub name or path from which clients load the tokenizer; default: the name'),
 });
 
 export type ServedModel = z.infer<typeof ServedModel>;

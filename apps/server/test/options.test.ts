@@ -81,6 +81,7 @@ const SHOWN: [fields: RegExp, title: string][] = [
   [/training_runs project_id$/, 'a session moves to another project together with its runs'],
   [/weights_info tinker_path$/, 'what a checkpoint covers can be asked by its path, in both schemes'],
   [/copy_weights /, 'a copy is its own checkpoint, the same for the same idempotency key'],
+  [/checkpoints\/current project_id$/, 'what checkpoints take is told by project, to their owner only'],
   [/downloads\/.* (expires|signature)$/, 'a forged or expired link opens nothing'],
 ];
 

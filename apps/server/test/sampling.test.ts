@@ -162,6 +162,11 @@ onEachDatabase((open) => {
     const model = await server.model({ request: { base_model: 'alias' } });
     const { json } = await server.post('/get_info', { model_id: model });
     expect(json.model_data).toEqual({ arch: 'llama', model_name: 'alias', tokenizer_id: 'tiny' });
+    const models = [{ name: 'tiny', folder: '/models/tiny', tokenizer: 'org/tiny' }];
+    const named = await open({ engine: new FakeEngine(['tiny', 'alias']), config: { models } });
+    const other = await named.model({ request: { base_model: 'alias' } });
+    const info = await named.post('/get_info', { model_id: other });
+    expect(info.json.model_data).toMatchObject({ tokenizer_id: 'org/tiny' });
   });
 
   test('unused samplers give up their weights in the end', async () => {

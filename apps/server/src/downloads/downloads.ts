@@ -1,6 +1,7 @@
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import type { ByteRange, CheckpointKey, Store, StoredCheckpoint, StoredFile } from '@anneal/store';
 import { ApiError } from '../errors.ts';
+import { sessionTrace } from '../services/session-trace.ts';
 import type { SignedLinks } from './signed-links.ts';
 import { streamTar, tarSize } from './tar.ts';
 
@@ -44,6 +45,12 @@ export class Downloads {
     return { url: `${baseUrl}${path}?${this.#links.sign(path, expires)}`, expires: new Date(expires) };
   }
 
+  /** The link to a session's requests on a time line. */
+  traceLink(sessionId: string, baseUrl: string): string {
+    const path = `${DOWNLOADS}/sessions/${encodeURIComponent(sessionId)}/trace.json`;
+    return `${baseUrl}${path}?${this.#links.sign(path, this.#links.expiry(Date.now()))}`;
+  }
+
   verify(path: string, query: { expires?: string | undefined; signature?: string | undefined }): void {
     this.#links.verify(path, query);
   }
@@ -68,6 +75,15 @@ export class Downloads {
       type: 'application/x-tar',
       open: async (range) => streamTar(files, modified, read, range),
     };
+  }
+
+  async trace(sessionId: string): Promise<Download> {
+    const session = await this.#store.sessions.get(sessionId);
+    if (!session) throw new ApiError('not_found', `session_id "${sessionId}" is unknown`);
+    const bytes = await sessionTrace(this.#store, session);
+    const open = async ({ start, end }: ByteRange = { start: 0, end: bytes.length - 1 }): Promise<Readable> =>
+      Readable.from([bytes.subarray(start, end + 1)]);
+    return { name: `${sessionId}.json`, size: bytes.length, type: 'application/json', open };
   }
 
   async #find(key: CheckpointKey): Promise<StoredCheckpoint> {

@@ -1,5 +1,9 @@
 import { Readable } from 'node:stream';
-import { CheckpointArchiveUrlResponse, ExternalWeightsUrlsResponse } from '@anneal/types';
+import {
+  CheckpointArchiveUrlResponse,
+  ExternalWeightsUrlsResponse,
+  TraceExportResponse,
+} from '@anneal/types';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import * as z from 'zod';
 import { parseRange } from '../downloads/byte-range.ts';
@@ -9,9 +13,13 @@ import { CHECKPOINT, checkpointParams, keyOf } from './checkpoints.ts';
 import { answers, type Routes } from './route.ts';
 
 const tags = ['downloads'];
+const sessionParams = z.object({ session_id: z.string() });
 const signed = z.object({ expires: z.string().optional(), signature: z.string().optional() });
 
-export const downloadRoutes: Routes = async (app, { services: { checkpoints }, downloads, config }) => {
+export const downloadRoutes: Routes = async (
+  app,
+  { services: { checkpoints, sessions }, downloads, config },
+) => {
   app.get(
     `${CHECKPOINT}/external_weights_urls`,
     { schema: { tags, params: checkpointParams, response: answers(ExternalWeightsUrlsResponse) } },
@@ -35,6 +43,25 @@ export const downloadRoutes: Routes = async (app, { services: { checkpoints }, d
       const checkpoint = await checkpoints.findReadable(keyOf(request.params), request.owner);
       const { url, expires } = downloads.archiveLink(checkpoint, baseUrlOf(request, config.publicUrl));
       return reply.header('expires', expires.toUTCString()).send({ url, expires: expires.toISOString() });
+    },
+  );
+
+  app.get(
+    '/sessions/:session_id/trace_export',
+    { schema: { tags, params: sessionParams, response: answers(TraceExportResponse) } },
+    async (request) => {
+      const { id } = await sessions.get(request.params.session_id, request.owner);
+      const url = downloads.traceLink(id, baseUrlOf(request, config.publicUrl));
+      return { status: 'ready' as const, url };
+    },
+  );
+
+  app.get(
+    '/downloads/sessions/:session_id/trace.json',
+    { config: { public: true }, schema: { tags, params: sessionParams, querystring: signed } },
+    async (request, reply) => {
+      downloads.verify(pathOf(request), request.query);
+      return await send(request, reply, await downloads.trace(request.params.session_id));
     },
   );
 

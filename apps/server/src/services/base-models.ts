@@ -1,13 +1,17 @@
 import type { BaseModelInfo } from '@anneal/engine';
+import type { ServedModel } from '../config.ts';
 import { ApiError } from '../errors.ts';
 
 /** The base models that the engine holds, by each name under which they are served. */
 export class BaseModels {
   readonly all: readonly BaseModelInfo[];
   readonly #byName: Map<string, BaseModelInfo>;
+  readonly #tokenizers: Map<string, string | undefined>;
 
-  constructor(models: readonly BaseModelInfo[]) {
+  /** @param served The configuration's entry of each model, for what the engine does not know. */
+  constructor(models: readonly BaseModelInfo[], served: readonly ServedModel[]) {
     this.all = models;
+    this.#tokenizers = new Map(served.map(({ name, tokenizer }) => [name, tokenizer]));
     this.#byName = new Map(models.map((model) => [model.name, model]));
   }
 
@@ -23,9 +27,10 @@ export class BaseModels {
     return this.#byName.get(name);
   }
 
-  /** Name of the tokenizer: that of the first model with the same folder, of which the others are aliases. */
+  /** What clients load the tokenizer by: of an alias, that of the model behind it. */
   tokenizerOf(name: string): string {
-    const model = this.get(name);
-    return this.all.find((other) => other.folder === model.folder)?.name ?? name;
+    const { folder } = this.get(name);
+    const first = this.all.find((other) => other.folder === folder)?.name ?? name;
+    return this.#tokenizers.get(first) ?? first;
   }
 }

@@ -1,5 +1,5 @@
 import type { Engine } from '@anneal/engine';
-import type { Store } from '@anneal/store';
+import type { Store, UsageStore } from '@anneal/store';
 import type { FastifyBaseLogger } from 'fastify';
 import type { ServerConfig } from '../config.ts';
 import { BaseModels } from './base-models.ts';
@@ -36,6 +36,7 @@ export interface Services {
   runs: RunService;
   copies: CopyService;
   keys: KeyService;
+  usage: UsageStore;
   openAi: { models: OpenAiModels; generator: OpenAiGenerator };
   /** Resolves when the engine answers. */
   health(): Promise<void>;
@@ -51,7 +52,7 @@ export async function createServices(
   config: ServerConfig,
   log: FastifyBaseLogger,
 ): Promise<Services> {
-  const baseModels = new BaseModels(await engine.baseModels());
+  const baseModels = new BaseModels(await engine.baseModels(), config.models);
   const sessions = new SessionService(store);
   const checkpoints = new CheckpointService(store);
   const pool = new SamplerPool(engine, log, config.maxOpenSamplers);
@@ -76,6 +77,7 @@ export async function createServices(
     runs: new RunService(store),
     copies: new CopyService(store, sessions, checkpoints),
     keys: new KeyService(store),
+    usage: store.usage,
     openAi: {
       models: new OpenAiModels({ baseModels, samplers }),
       generator: new OpenAiGenerator({ engine, samplers, pool, maxPending: config.maxPendingSamples }),

@@ -4,10 +4,10 @@ import { modelList } from './model-list.ts';
 
 test('a hub name is served under itself, a folder under its last name or the given one', () => {
   expect(modelList(['org/name', './models/tiny', 'mine=/models/other', '/models/a=b'], {}).models).toEqual([
-    { name: 'org/name', source: 'org/name' },
-    { name: 'tiny', source: resolve('models/tiny') },
-    { name: 'mine', source: '/models/other' },
-    { name: 'a=b', source: '/models/a=b' },
+    { name: 'org/name', source: 'org/name', tokenizer: 'org/name' },
+    { name: 'tiny', source: resolve('models/tiny'), tokenizer: resolve('models/tiny') },
+    { name: 'mine', source: '/models/other', tokenizer: '/models/other' },
+    { name: 'a=b', source: '/models/a=b', tokenizer: '/models/a=b' },
   ]);
 });
 
@@ -19,7 +19,7 @@ test('an alias of a served model adds a name, an alias of a folder adds a model'
   });
   expect(aliases).toEqual({ 'Qwen/Qwen3-8B-Base': 'org/small', also: 'tiny' });
   expect(models).toHaveLength(3);
-  expect(models[2]).toEqual({ name: 'third', source: '/models/third' });
+  expect(models[2]).toEqual({ name: 'third', source: '/models/third', tokenizer: '/models/third' });
 });
 
 test('one name for two models is refused', () => {
@@ -27,4 +27,9 @@ test('one name for two models is refused', () => {
   expect(() => modelList(['org/small'], { 'org/small': 'org/small' })).toThrow(
     'two models are called "org/small"',
   );
+});
+
+test('clients load the tokenizer from the hub where the model is known there, else from the folder', () => {
+  const { models } = modelList(['org/name=/models/copy', 'mine=org/name'], {});
+  expect(models.map(({ tokenizer }) => tokenizer)).toEqual(['org/name', 'org/name']);
 });

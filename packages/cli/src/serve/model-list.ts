@@ -6,6 +6,8 @@ import { usageError } from '../errors.ts';
 export interface WantedModel {
   name: string;
   source: string;
+  /** What clients load the tokenizer by: a name on the hub, or a folder, which only clients on this machine find. */
+  tokenizer: string;
 }
 
 export interface ModelList {
@@ -13,6 +15,8 @@ export interface ModelList {
   /** Alias to the name of a served model. */
   aliases: Record<string, string>;
 }
+
+const HUB_NAME = /^[\w.-]+\/[\w.-]+$/;
 
 const isFolder = (text: string): boolean => /^(\.{0,2}\/|~\/|\.{1,2}$)/.test(text);
 
@@ -28,7 +32,7 @@ export function modelList(model: string[], alias: Record<string, string>): Model
   for (const [name, target] of Object.entries(alias)) {
     const served = models.find((entry) => entry.name === target || sameSource(entry.source, target));
     if (served) aliases[name] = served.name;
-    else models.push({ name, source: absolute(target) });
+    else models.push(wanted(name, target));
   }
   const names = [...models.map(({ name }) => name), ...Object.keys(aliases)];
   const twice = names.find((name, index) => names.indexOf(name) !== index);
@@ -39,10 +43,14 @@ export function modelList(model: string[], alias: Record<string, string>): Model
 
 function wantedModel(text: string): WantedModel {
   const at = text.indexOf('=');
-  if (at > 0 && !isFolder(text)) return { name: text.slice(0, at), source: absolute(text.slice(at + 1)) };
-  return isFolder(text)
-    ? { name: basename(resolve(text)), source: absolute(text) }
-    : { name: text, source: text };
+  if (at > 0 && !isFolder(text)) return wanted(text.slice(0, at), text.slice(at + 1));
+  return wanted(isFolder(text) ? basename(resolve(text)) : text, text);
+}
+
+/** A folder served as `organisation/name` is a copy of what the hub has under that name. */
+function wanted(name: string, text: string): WantedModel {
+  const source = absolute(text);
+  return { name, source, tokenizer: HUB_NAME.test(name) ? name : source };
 }
 
 function absolute(source: string): string {

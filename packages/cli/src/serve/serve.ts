@@ -1,7 +1,7 @@
 /** From a configuration to a running server: TensorFlow, models, server, in this order, each with its progress shown. */
 import { resolve } from 'node:path';
 import { resolveModel } from '@anneal/hub';
-import { type RunningServer, ServerConfig, startServer } from '@anneal/server';
+import { type RunningServer, type ServedModel, ServerConfig, startServer } from '@anneal/server';
 import { prepareTensorflow, terminalProgress } from '@anneal/tensorflow';
 import type { ServeConfig } from '../config/serve-config.ts';
 import { CliError } from '../errors.ts';
@@ -9,11 +9,6 @@ import { modelProgress } from '../output/model-progress.ts';
 import { banner } from './banner.ts';
 import { modelList, type WantedModel } from './model-list.ts';
 import { requireFreePort } from './port.ts';
-
-interface FoundModel {
-  name: string;
-  folder: string;
-}
 
 /**
  * Starts the server and prints how to reach it. Resolves once training and sampling work; the returned server runs on.
@@ -51,13 +46,13 @@ async function tensorflowAddon(): Promise<string> {
   return prepared.addonPath;
 }
 
-async function findModels(wanted: WantedModel[]): Promise<FoundModel[]> {
+async function findModels(wanted: WantedModel[]): Promise<ServedModel[]> {
   const progress = modelProgress();
-  const found: FoundModel[] = [];
+  const found: ServedModel[] = [];
   try {
-    for (const { name, source } of wanted) {
+    for (const { name, source, tokenizer } of wanted) {
       const { folder, note } = await resolveModel(source, { onProgress: progress.onProgress });
-      found.push({ name, folder });
+      found.push({ name, folder, tokenizer });
       if (note) say(`${name}: ${note}`);
     }
   } finally {
