@@ -7,7 +7,13 @@ import type { RolloutsTable } from './schema.ts';
 export interface RolloutSummary {
   promptTokens: number;
   /** One entry per text that was drawn. */
-  texts: { tokens: number; meanLogprob: number | null; stopReason: 'stop' | 'length' }[];
+  texts: {
+    tokens: number;
+    meanLogprob: number | null;
+    stopReason: 'stop' | 'length';
+    /** What a training pass weighted its tokens with, on average; absent until one used it. */
+    advantage?: number;
+  }[];
   /** The request's parameters that matter to a reader. */
   params: { temperature: number; topP: number; topK: number; maxTokens: number | null };
 }
@@ -63,18 +69,19 @@ export class RolloutStore {
     });
   }
 
-  /** Newest first, without tokens. */
-  async ofSession(sessionId: string, owner: string, limit: number): Promise<Omit<Rollout, 'tokens'>[]> {
+  /** Newest first. */
+  async ofSession(sessionId: string, owner: string, limit: number, offset = 0): Promise<Rollout[]> {
     const rows = await this.#database.db
       .selectFrom('rollouts')
-      .select(['id', 'session_id', 'owner', 'sampler_id', 'base_model', 'model_path', 'at', 'summary'])
+      .selectAll()
       .where('session_id', '=', sessionId)
       .where('owner', '=', owner)
       .orderBy('at', 'desc')
       .orderBy('id', 'desc')
       .limit(limit)
+      .offset(offset)
       .execute();
-    return rows.map(withoutTokens);
+    return rows.map(fromRow);
   }
 
   async get(id: string): Promise<Rollout | undefined> {
@@ -83,7 +90,7 @@ export class RolloutStore {
       .selectAll()
       .where('id', '=', id)
       .executeTakeFirst();
-    return row && { ...withoutTokens(row), tokens: JSON.parse(row.tokens) };
+    return row && fromRow(row);
   }
 
   /** An owner's sessions that have rollouts, the most recent first. */
@@ -104,6 +111,25 @@ export class RolloutStore {
       count: Number(row.count),
       latestAt: Number(row.latest_at),
     }));
+  }
+
+  /** Notes what training made of texts; those that are no longer kept are passed over. */
+  async setAdvantages(found: readonly { id: string; text: number; advantage: number }[]): Promise<void> {
+    if (found.length === 0) return;
+    await this.#database.write(async (db) => {
+      for (const { id, text, advantage } of found) {
+        const row = await db.selectFrom('rollouts').select('summary').where('id', '=', id).executeTakeFirst();
+        if (!row) continue;
+        const summary: RolloutSummary = JSON.parse(row.summary);
+        const drawn = summary.texts[text];
+        if (drawn) drawn.advantage = advantage;
+        await db
+          .updateTable('rollouts')
+          .set({ summary: JSON.stringify(summary) })
+          .where('id', '=', id)
+          .execute();
+      }
+    });
   }
 
   async deleteSession(sessionId: string): Promise<void> {
@@ -134,7 +160,7 @@ function toRow(rollout: Rollout): RolloutsTable {
   };
 }
 
-function withoutTokens(row: Omit<RolloutsTable, 'tokens'>): Omit<Rollout, 'tokens'> {
+function fromRow(row: RolloutsTable): Rollout {
   return {
     id: row.id,
     sessionId: row.session_id,
@@ -144,5 +170,6 @@ function withoutTokens(row: Omit<RolloutsTable, 'tokens'>): Omit<Rollout, 'token
     modelPath: row.model_path,
     at: row.at,
     summary: JSON.parse(row.summary),
+    tokens: JSON.parse(row.tokens),
   };
 }
