@@ -2,7 +2,7 @@
  * Checkpoint folders: the adapter in PEFT's format (`adapter_model.safetensors`, `adapter_config.json`), what PEFT has no
  * field for in `anneal.json`, and for training checkpoints the Adam moments in `optimizer.safetensors`.
  */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import path from 'node:path';
 import {
@@ -15,11 +15,12 @@ import { type Tensor, tf } from '@anneal/tensorflow';
 import { z } from 'zod';
 import { EngineError, type LoraSpec } from '../engine.ts';
 import { LoraAdapter } from '../lora/adapter.ts';
+import type { LoraModule } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import type { AdamState } from '../optimizer/adamw.ts';
 
-const ADAPTER = 'adapter_model.safetensors';
-const ADAPTER_CONFIG = 'adapter_config.json';
+export const ADAPTER = 'adapter_model.safetensors';
+export const ADAPTER_CONFIG = 'adapter_config.json';
 const OPTIMIZER = 'optimizer.safetensors';
 const MANIFEST = 'anneal.json';
 
@@ -41,13 +42,16 @@ const Manifest = z.object({
 });
 type Manifest = z.infer<typeof Manifest>;
 
+/** PEFT's name of a module's A or B. */
+export function parameterName(modulePath: string, part: 'lora_A' | 'lora_B'): string {
+  return `base_model.model.${modulePath}.${part}.weight`;
+}
+
 /** Parameter names in the order of `adapter.parameters()`, as PEFT writes them. */
 function parameterNames(adapter: LoraAdapter): string[] {
   return adapter
     .modules()
-    .flatMap(({ module }) =>
-      ['lora_A', 'lora_B'].map((part) => `base_model.model.${module.path}.${part}.weight`),
-    );
+    .flatMap(({ module: { path } }) => [parameterName(path, 'lora_A'), parameterName(path, 'lora_B')]);
 }
 
 function tensorsToWrite(names: string[], tensors: Tensor[]): TensorToWrite[] {
@@ -67,10 +71,14 @@ export async function writeCheckpoint(
   optimizer?: AdamState,
 ): Promise<void> {
   const names = parameterNames(adapter);
-  await writeSafetensors(path.join(dir, ADAPTER), tensorsToWrite(names, adapter.parameters()), {
-    format: 'pt',
+  const modules = adapter.modules().map(({ module }) => module);
+  await writeAdapter(dir, {
+    baseModel,
+    lora: adapter.spec,
+    step: optimizer?.step ?? 0,
+    modules,
+    tensors: tensorsToWrite(names, adapter.parameters()),
   });
-  await writeJson(path.join(dir, ADAPTER_CONFIG), peftConfig(baseModel, adapter));
   if (optimizer) {
     const moments = [
       ...tensorsToWrite(
@@ -84,10 +92,23 @@ export async function writeCheckpoint(
     ];
     await writeSafetensors(path.join(dir, OPTIMIZER), moments);
   }
-  await writeJson(path.join(dir, MANIFEST), manifestOf(baseModel, adapter.spec, optimizer?.step ?? 0));
 }
 
-function manifestOf(baseModel: string, spec: LoraSpec, step: number): Manifest {
+/** What is written of an adapter, wherever its values are. */
+export interface AdapterToWrite extends CheckpointInfo {
+  modules: readonly LoraModule[];
+  /** A and B of each module, named by {@link parameterName}. */
+  tensors: TensorToWrite[];
+}
+
+/** Writes the files of an adapter, without an optimizer's state. */
+export async function writeAdapter(dir: string, adapter: AdapterToWrite): Promise<void> {
+  await writeSafetensors(path.join(dir, ADAPTER), adapter.tensors, { format: 'pt' });
+  await writeJson(path.join(dir, ADAPTER_CONFIG), peftConfig(adapter));
+  await writeJson(path.join(dir, MANIFEST), manifestOf(adapter));
+}
+
+function manifestOf({ baseModel, lora: spec, step }: CheckpointInfo): Manifest {
   return {
     format: 1,
     base_model: baseModel,
@@ -103,14 +124,14 @@ function manifestOf(baseModel: string, spec: LoraSpec, step: number): Manifest {
   };
 }
 
-function peftConfig(baseModel: string, adapter: LoraAdapter): Record<string, unknown> {
-  const targets = new Set(adapter.modules().map(({ module }) => module.path.split('.').at(-1)));
+function peftConfig({ baseModel, lora, modules }: AdapterToWrite): Record<string, unknown> {
+  const targets = new Set(modules.map((module) => module.path.split('.').at(-1)));
   return {
     peft_type: 'LORA',
     task_type: 'CAUSAL_LM',
     base_model_name_or_path: baseModel,
-    r: adapter.spec.rank,
-    lora_alpha: adapter.spec.alpha,
+    r: lora.rank,
+    lora_alpha: lora.alpha,
     lora_dropout: 0,
     bias: 'none',
     fan_in_fan_out: false,
@@ -177,6 +198,12 @@ export function readAdapter(dir: string, base: BaseModel, spec: LoraSpec): LoraA
 
 /** Loads Adam moments to go with an adapter read from the same folder. */
 export function readOptimizer(dir: string, adapter: LoraAdapter, step: number): AdamState {
+  if (!existsSync(path.join(dir, OPTIMIZER))) {
+    throw new EngineError(
+      'user',
+      'The checkpoint holds no optimizer state, as an imported adapter: load its weights without the optimizer.',
+    );
+  }
   const names = parameterNames(adapter);
   const parameters = adapter.parameters();
   return withReader(path.join(dir, OPTIMIZER), (reader) => {

@@ -76,15 +76,8 @@ export class BaseModel {
     return this.architecture.layerModules(this.config, layer);
   }
 
-  /** The head as a LoRA module; with tied embeddings only its use as the head is adapted. */
   headModule(): LoraModule {
-    return {
-      key: 'unembed',
-      path: 'lm_head',
-      group: 'unembed',
-      inFeatures: this.config.hiddenSize,
-      outFeatures: this.config.vocabSize,
-    };
+    return headModule(this.config);
   }
 
   dispose(): void {
@@ -92,6 +85,17 @@ export class BaseModel {
     if (this.head !== this.embed) this.head.dispose();
     for (const { rope } of this.attention) rope.dispose();
   }
+}
+
+/** The head as a LoRA module; with tied embeddings only its use as the head is adapted. */
+export function headModule({ hiddenSize, vocabSize }: DecoderConfig): LoraModule {
+  return {
+    key: 'unembed',
+    path: 'lm_head',
+    group: 'unembed',
+    inFeatures: hiddenSize,
+    outFeatures: vocabSize,
+  };
 }
 
 /** Layers with the same rope share its tables. */
