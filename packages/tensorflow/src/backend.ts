@@ -114,6 +114,11 @@ function current(): Loaded {
   return loaded;
 }
 
+/** Whether TensorFlow computes; without it tfjs does so by other means. */
+export function isLoaded(): boolean {
+  return loaded !== undefined;
+}
+
 /** The addon with our extension, or undefined where functions run eagerly (stock addon, wasm, nothing loaded). */
 export function graphBinding(): (NativeBinding & GraphBinding) | undefined {
   return loaded?.graphs;

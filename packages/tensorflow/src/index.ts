@@ -13,9 +13,16 @@ export { type CompiledVjp, compileVjp, type ResidualPolicy, type VjpOptions } fr
 export type { MatmulPrecision } from './compile/trace.ts';
 export type { Tree } from './compile/tree.ts';
 export type { Check } from './doctor/checks.ts';
-export type { CpuReport, GpuReport, MemoryReport } from './doctor/devices.ts';
+export {
+  type CpuReport,
+  describeCpu,
+  describeMemory,
+  type GpuReport,
+  type MemoryReport,
+} from './doctor/devices.ts';
 export { type DoctorReport, doctor } from './doctor/doctor.ts';
 export { formatDoctorReport } from './doctor/format.ts';
+export { type GroupedMatMulOptions, groupedMatMul } from './grouped-matmul.ts';
 export { annealCacheDir } from './install/cache-dir.ts';
 export { type TensorflowSetupCode, TensorflowSetupError } from './install/errors.ts';
 export { type PreparedTensorflow, type PrepareOptions, prepareTensorflow } from './install/prepare.ts';

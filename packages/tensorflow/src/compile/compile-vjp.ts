@@ -14,7 +14,7 @@ import {
   uniqueName,
   VariantCache,
 } from './compile.ts';
-import { nodeOf, outputOf, type Ref, Trace, type TraceNode } from './trace.ts';
+import { nodeOf, outputOf, type Ref, refOf, Trace, type TraceNode } from './trace.ts';
 import { flatten, replaceTensors, type Tree } from './tree.ts';
 
 export type ResidualPolicy = 'save' | 'recompute';
@@ -41,6 +41,8 @@ const EXPENSIVE = new Set([
   'Conv2D',
   'DepthwiseConv2dNative',
   'Cumsum',
+  // Ends a grouped matrix product; the pieces before it have no known shape and never cross the cut.
+  'EnsureShape',
 ]);
 
 interface Variant {
@@ -114,7 +116,7 @@ function build<I extends Tree>(
   tf.engine().startScope(name);
   try {
     const addInput = (shape: number[], dtype: number) => {
-      const ref = trace.nodes.length * 256;
+      const ref = refOf(trace.nodes.length, 0);
       return { ref, tensor: trace.input(shape, dtype) };
     };
     const symbolic = tensors.map((t) => addInput(t.shape, deviceDtype(t)));
@@ -183,7 +185,11 @@ function chooseResiduals(trace: Trace, inputs: Ref[], dy: Ref, grads: Ref[], pol
   const afterDy = descendants(nodes, nodeOf(dy));
   const free = new Set(inputs);
   const kept = new Set<Ref>();
-  const size = (ref: Ref) => nodes[nodeOf(ref)]!.outputs[outputOf(ref)]!.shape.reduce((a, b) => a * b, 1);
+  const size = (ref: Ref) =>
+    nodes[nodeOf(ref)]!.outputs[outputOf(ref)]!.shape.reduce(
+      (a, b) => a * (b < 0 ? Number.POSITIVE_INFINITY : b),
+      1,
+    );
   const isForward = (ref: Ref) => nodes[nodeOf(ref)]!.kind === 'op' && !afterDy.has(nodeOf(ref));
 
   /** Expensive results not kept yet that `ref` is made of. */

@@ -5,7 +5,7 @@
 import { deviceDtype, graphBinding, isTracing, tensorIds, wrapTensor } from '../backend.ts';
 import type { GraphBinding, NativeBinding } from '../binding.ts';
 import { type Tensor, tf } from '../tf.ts';
-import { type MatmulPrecision, nodeOf, outputOf, type Ref, Trace } from './trace.ts';
+import { type MatmulPrecision, nodeOf, outputOf, type Ref, refOf, Trace } from './trace.ts';
 import { flatten, replaceTensors, type Tree } from './tree.ts';
 
 export interface CompileOptions {
@@ -100,7 +100,7 @@ export function traceTree<I extends Tree, O extends Tree>(
 ): { inputRefs: Ref[]; outputRefs: Ref[]; output: O } {
   const placeholders: Ref[] = [];
   const symbolic = tensors.map((tensor) => {
-    placeholders.push(trace.nodes.length * 256);
+    placeholders.push(refOf(trace.nodes.length, 0));
     return trace.input(tensor.shape, deviceDtype(tensor));
   });
   const output = trace.run(() => fn(replaceTensors(inputs, symbolic)));

@@ -26,11 +26,14 @@ export interface TraceNode {
   control: number[];
 }
 
-/** Names one output of one node: `node * 256 + output`. */
+/** More outputs than any op has: a split has one per piece. */
+const MAX_OUTPUTS = 4096;
+
+/** Names one output of one node: `node * MAX_OUTPUTS + output`. */
 export type Ref = number;
-export const refOf = (node: number, output: number): Ref => node * 256 + output;
-export const nodeOf = (ref: Ref): number => Math.floor(ref / 256);
-export const outputOf = (ref: Ref): number => ref % 256;
+export const refOf = (node: number, output: number): Ref => node * MAX_OUTPUTS + output;
+export const nodeOf = (ref: Ref): number => Math.floor(ref / MAX_OUTPUTS);
+export const outputOf = (ref: Ref): number => ref % MAX_OUTPUTS;
 
 // Traced tensors carry negative ids: the device's are never negative, and tfjs frees only those >= 0. -1 means "on the host".
 const idOf = (ref: Ref): number => -(ref + 2);
@@ -45,6 +48,17 @@ const LIST_INPUT: Record<string, string> = {
   IdentityN: 'T',
 };
 const MATMULS = new Set(['MatMul', 'BatchMatMul', 'BatchMatMulV2', 'Einsum']);
+/** Ops that only move what their first input holds, and the attribute that names its type. */
+const MOVES: Record<string, string> = {
+  GatherV2: 'Tparams',
+  Reshape: 'T',
+  Slice: 'T',
+  SplitV: 'T',
+  Transpose: 'T',
+  Unpack: 'T',
+};
+/** Its pieces' sizes may be values; what is made of them has an unknown shape until EnsureShape says it. */
+const SIZED_BY_VALUES = 'SplitV';
 
 export class Trace implements OpSink {
   readonly graph: number;
@@ -103,32 +117,42 @@ export class Trace implements OpSink {
       this.#matmulPrecision === 'bf16' &&
       MATMULS.has(op) &&
       inputs.every((r) => this.#dtype(r) === DataType.float32);
-    if (op === 'GatherV2' && this.#widened.has(inputs[0]!))
-      return [this.#meta(this.#bf16Gather(attrs, inputs))];
+    if (op in MOVES && this.#widened.has(inputs[0]!))
+      return this.#bf16Move(op, attrs, inputs, numOutputs).map((ref) => this.#meta(ref));
     const node = inBf16 ? this.#bf16Matmul(op, attrs, inputs) : this.#add(op, attrs, inputs);
     return Array.from({ length: numOutputs }, (_, output) => this.#meta(refOf(node, output)));
   }
 
   #bf16Matmul(op: string, attrs: OpAttr[], inputs: Ref[]): number {
-    const narrow = inputs.map((ref) => {
-      const known = this.#bf16.get(ref);
-      if (known !== undefined) return known;
-      const cast = this.#cast(ref, DataType.float32, DataType.bfloat16);
-      this.#bf16.set(ref, cast);
-      return cast;
-    });
-    const typed = attrs.map((attr) => (attr.name === 'T' ? { ...attr, value: DataType.bfloat16 } : attr));
-    const product = refOf(this.#add(op, typed, narrow), 0);
-    return nodeOf(this.#cast(product, DataType.bfloat16, DataType.float32));
+    const typed = withType(attrs, 'T', DataType.bfloat16);
+    const narrow = inputs.map((ref) => this.#narrow(ref));
+    return nodeOf(this.#widen(refOf(this.#add(op, typed, narrow), 0)));
   }
 
-  /** Rows of a bfloat16 table: widens what was picked, not the table. */
-  #bf16Gather(attrs: OpAttr[], [table, ...rest]: Ref[]): Ref {
-    const typed = attrs.map((attr) =>
-      attr.name === 'Tparams' ? { ...attr, value: DataType.bfloat16 } : attr,
-    );
-    const picked = refOf(this.#add('GatherV2', typed, [this.#bf16.get(table!)!, ...rest]), 0);
-    return this.#cast(picked, DataType.bfloat16, DataType.float32);
+  /** Moves bfloat16 and widens what comes of it; the widening is left out of functions where only products read it. */
+  #bf16Move(op: string, attrs: OpAttr[], [moved, ...rest]: Ref[], numOutputs: number): Ref[] {
+    const typed = withType(attrs, MOVES[op]!, DataType.bfloat16);
+    const node = this.#add(op, typed, [this.#narrow(moved!), ...rest]);
+    return Array.from({ length: numOutputs }, (_, output) => {
+      const narrow = refOf(node, output);
+      const widened = this.#widen(narrow);
+      this.#bf16.set(widened, narrow);
+      this.#widened.add(widened);
+      return widened;
+    });
+  }
+
+  /** A float32 tensor's bfloat16 form, made once. */
+  #narrow(ref: Ref): Ref {
+    const known = this.#bf16.get(ref);
+    if (known !== undefined) return known;
+    const cast = this.#cast(ref, DataType.float32, DataType.bfloat16);
+    this.#bf16.set(ref, cast);
+    return cast;
+  }
+
+  #widen(ref: Ref): Ref {
+    return this.#cast(ref, DataType.bfloat16, DataType.float32);
   }
 
   #cast(ref: Ref, from: number, to: number): Ref {
@@ -179,8 +203,9 @@ export class Trace implements OpSink {
   }
 
   #push(kind: TraceNode['kind'], op: string, inputs: Ref[], made: GraphNode, control: number[]): number {
+    const unknown = op === SIZED_BY_VALUES || inputs.some((ref) => this.#shape(ref).includes(-1));
     const outputs = made.outputs.map(({ dtype, shape }) => {
-      if (dtype !== DataType.resource && (shape === null || shape.includes(-1))) {
+      if (dtype !== DataType.resource && (shape === null || (shape.includes(-1) && !unknown))) {
         throw new Error(
           `${op} has a shape that depends on values ([${shape?.join() ?? 'unknown rank'}]): compiled functions need static shapes.`,
         );
@@ -200,8 +225,16 @@ export class Trace implements OpSink {
     return this.nodes[nodeOf(ref)]!.outputs[outputOf(ref)]!.dtype;
   }
 
+  #shape(ref: Ref): number[] {
+    return this.nodes[nodeOf(ref)]!.outputs[outputOf(ref)]!.shape;
+  }
+
   #meta(ref: Ref): TensorMeta {
     const { dtype, shape } = this.nodes[nodeOf(ref)]!.outputs[outputOf(ref)]!;
     return { id: idOf(ref), shape, dtype };
   }
+}
+
+function withType(attrs: OpAttr[], name: string, dtype: number): OpAttr[] {
+  return attrs.map((attr) => (attr.name === name ? { ...attr, value: dtype } : attr));
 }

@@ -1,0 +1,103 @@
+/**
+ * Matrix products of groups of rows, each group with a matrix of its own: what a mixture of experts computes once its rows
+ * are sorted by expert. How many rows a group has is a value and not a shape, so nothing is padded, and no row is left out.
+ */
+import { currentBackend, isLoaded, rawOp } from './backend.ts';
+import { DataType, type OpAttr } from './binding.ts';
+import { type Tensor, tf } from './tf.ts';
+
+export interface GroupedMatMulOptions {
+  /** Matrices are [out, in], as checkpoints store them, and not [in, out]. */
+  transposed: boolean;
+  /** Whether matrices have gradients as well as rows. */
+  trainable: boolean;
+}
+
+/**
+ * y = x · matrix of the row's group.
+ * @param x [rows, in], the rows of a group next to each other, groups in order
+ * @param matrices [groups, in, out], or [groups, out, in] if `transposed`
+ * @param sizes int32 [groups], rows per group; they add up to `rows`
+ * @returns [rows, out]
+ */
+export function groupedMatMul(
+  x: Tensor,
+  matrices: Tensor,
+  sizes: Tensor,
+  { transposed, trainable }: GroupedMatMulOptions,
+): Tensor {
+  const back = (dy: Tensor, m: Tensor) => product(dy, m, sizes, !transposed);
+  const value = (rows: Tensor, m: Tensor) => product(rows, m, sizes, transposed);
+  if (!trainable) {
+    const gradFunc = (dy: Tensor) => back(dy, matrices);
+    return tf.customGrad((rows) => ({ value: value(rows as Tensor, matrices), gradFunc }))(x);
+  }
+  return tf.customGrad((...args) => {
+    const [rows, m, save] = args as unknown as [Tensor, Tensor, (tensors: Tensor[]) => void];
+    save([rows, m]);
+    const gradFunc = (dy: Tensor, saved: Tensor[]) => {
+      const [savedRows, savedM] = saved as [Tensor, Tensor];
+      const pair: [Tensor, Tensor] = transposed ? [dy, savedRows] : [savedRows, dy];
+      return [back(dy, savedM), outerProducts(...pair, sizes)];
+    };
+    return { value: value(rows, m), gradFunc };
+  })(x, matrices);
+}
+
+/** [rows, in] × [groups, in, out] (or transposed) → [rows, out]. */
+function product(x: Tensor, matrices: Tensor, sizes: Tensor, transposed: boolean): Tensor {
+  const [rows] = x.shape as [number, number];
+  const out = matrices.shape[transposed ? 1 : 2] as number;
+  const pieces = splitRows(x, sizes);
+  const perGroup = tf.unstack(matrices).map((m, i) => matMul(pieces[i]!, m, false, transposed));
+  return joinRows(perGroup, [rows, out]);
+}
+
+/** Per group aᵀ b: [rows, p], [rows, q] → [groups, p, q]. */
+function outerProducts(a: Tensor, b: Tensor, sizes: Tensor): Tensor {
+  const right = splitRows(b, sizes);
+  return tf.stack(splitRows(a, sizes).map((left, i) => matMul(left, right[i]!, true, false)));
+}
+
+/** Rows of each group; in a trace their number is unknown, so only ops of this file may follow. */
+function splitRows(x: Tensor, sizes: Tensor): Tensor[] {
+  const groups = sizes.shape[0] as number;
+  if (!isLoaded()) return tf.split(x, [...sizes.dataSync()], 0);
+  const { TF_ATTR_INT: int } = currentBackend().native;
+  const axis = tf.scalar(0, 'int32');
+  const attrs = [
+    { name: 'num_split', type: int, value: groups },
+    typeAttr('T', DataType.float32),
+    typeAttr('Tlen', DataType.int32),
+  ];
+  return rawOp('SplitV', attrs, [x, sizes, axis], groups);
+}
+
+function matMul(a: Tensor, b: Tensor, transposeA: boolean, transposeB: boolean): Tensor {
+  if (!isLoaded()) return tf.matMul(a as never, b as never, transposeA, transposeB);
+  const { TF_ATTR_BOOL: bool } = currentBackend().native;
+  const attrs = [
+    { name: 'transpose_a', type: bool, value: transposeA },
+    { name: 'transpose_b', type: bool, value: transposeB },
+    typeAttr('T', DataType.float32),
+  ];
+  return rawOp('MatMul', attrs, [a, b], 1)[0]!;
+}
+
+function joinRows(pieces: Tensor[], shape: [number, number]): Tensor {
+  if (!isLoaded()) return tf.concat(pieces, 0);
+  const { TF_ATTR_INT: int, TF_ATTR_SHAPE: shapeType } = currentBackend().native;
+  const axis = tf.scalar(0, 'int32');
+  const attrs = [
+    { name: 'N', type: int, value: pieces.length },
+    typeAttr('T', DataType.float32),
+    typeAttr('Tidx', DataType.int32),
+  ];
+  const [joined] = rawOp('ConcatV2', attrs, [...pieces, axis], 1);
+  const ensured = [typeAttr('T', DataType.float32), { name: 'shape', type: shapeType, value: shape }];
+  return rawOp('EnsureShape', ensured, [joined!], 1)[0]!;
+}
+
+function typeAttr(name: string, dtype: number): OpAttr {
+  return { name, type: currentBackend().native.TF_ATTR_TYPE, value: dtype };
+}
