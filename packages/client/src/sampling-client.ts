@@ -162,7 +162,7 @@ export class SamplingClient {
     return this.#sampler.id;
   }
 
-  /** The base model's tokenizer; its files come from the Hugging Face hub unless `options` says otherwise. */
+  /** The base model's tokenizer, from the hub repository or folder of its name unless `options` says otherwise. */
   getTokenizer(options: TokenizerOptions = {}) {
     return loadTokenizer(this.#baseModel, this.#sampler.session.backend.options.fetch, options);
   }

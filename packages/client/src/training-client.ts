@@ -100,7 +100,7 @@ export class TrainingClient {
     return `${this.#session.backend.options.consoleUrl}/training_runs/${this.modelId}`;
   }
 
-  /** The model's tokenizer; its files come from the Hugging Face hub unless `options` says otherwise. */
+  /** The model's tokenizer, from where the server says it is (a hub repository or a folder) unless `options` says otherwise. */
   getTokenizer(options: TokenizerOptions = {}) {
     const { tokenizer_id, model_name } = this.#info.model_data;
     return loadTokenizer(

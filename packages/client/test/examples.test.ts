@@ -1,4 +1,4 @@
-/** The examples of the README and of docs/client.md run, each block on its own, against the reference server. */
+/** The examples of the READMEs and of docs/client.md run, each block on its own, against the reference server. */
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { Tokenizer } from '@anneal/tokenizer';
 import ts from 'typescript';
@@ -35,6 +35,7 @@ function moduleOf(code: string): string {
 
 const examples = [
   ...(await examplesOf('readme', '../README.md')),
+  ...(await examplesOf('front-page', '../../../README.md')),
   ...(await examplesOf('guide', '../../../docs/client.md')),
 ];
 
@@ -47,7 +48,8 @@ beforeEach(async () => {
   const { fetch } = globalThis;
   const hub = async (url: string) => {
     const file = url.split('/').at(-1) ?? '';
-    return file.endsWith('.json') ? new Response(await fixture(file)) : new Response('', { status: 404 });
+    const isThere = ['tokenizer.json', 'tokenizer_config.json'].includes(file);
+    return isThere ? new Response(await fixture(file)) : new Response('', { status: 404 });
   };
   vi.stubGlobal('fetch', (input: string, init: RequestInit) =>
     input.startsWith('https://huggingface.co/') ? hub(input) : fetch(input, init),
@@ -70,8 +72,8 @@ test.each(examples)('$name runs', async ({ name, code }) => {
   await mkdir(generated, { recursive: true });
   const file = new URL(`${name}.mjs`, generated);
   const local = code
-    .replaceAll("'http://127.0.0.1:8000'", 'process.env.TINKER_BASE_URL')
-    .replaceAll("'tml-…'", 'process.env.TINKER_API_KEY');
+    .replaceAll(/'http:\/\/127\.0\.0\.1:\d+'/g, 'process.env.TINKER_BASE_URL')
+    .replaceAll(/'tml-(…|\.\.\.)'/g, 'process.env.TINKER_API_KEY');
   await writeFile(file, moduleOf(local));
   const log = vi.spyOn(console, 'log').mockImplementation(() => {});
   const { run } = await import(/* @vite-ignore */ file.pathname);
