@@ -47,9 +47,14 @@ test.each(cases)('rows $sizes, transposed $transposed: values and gradients, for
   const vjp = compileVjp('grouped', run, (i) => [i.x, i.matrices]);
   const { output, residuals } = vjp.forward(inputs);
   expectClose(output, run(inputs));
+  const eager = tf.grads((x: Tensor, m: Tensor) => {
+    const sizes = tf.cast(inputs.sizes, 'int32');
+    return run({ x, matrices: m, sizes });
+  })([x, matrices], dy);
   const want = tf.grads((x: Tensor, m: Tensor) => reference(x, m, groupOfRow, transposed))([x, matrices], dy);
   vjp.backward(inputs, residuals, dy).forEach((gradient, i) => {
     expectClose(gradient, want[i]!);
+    expectClose(eager[i]!, want[i]!);
   });
 });
 

@@ -26,22 +26,19 @@ export function groupedMatMul(
   sizes: Tensor,
   { transposed, trainable }: GroupedMatMulOptions,
 ): Tensor {
-  const back = (dy: Tensor, m: Tensor) => product(dy, m, sizes, !transposed);
-  const value = (rows: Tensor, m: Tensor) => product(rows, m, sizes, transposed);
-  if (!trainable) {
-    const gradFunc = (dy: Tensor) => back(dy, matrices);
-    return tf.customGrad((rows) => ({ value: value(rows as Tensor, matrices), gradFunc }))(x);
-  }
-  return tf.customGrad((...args) => {
-    const [rows, m, save] = args as unknown as [Tensor, Tensor, (tensors: Tensor[]) => void];
-    save([rows, m]);
+  // What a gradient reads must be saved: tfjs frees what a function made when its forward part ends.
+  const op = tf.customGrad((...args) => {
+    const [rows, save] = [args[0] as Tensor, args.at(-1) as unknown as (tensors: Tensor[]) => void];
+    save([rows, matrices, sizes]);
     const gradFunc = (dy: Tensor, saved: Tensor[]) => {
-      const [savedRows, savedM] = saved as [Tensor, Tensor];
-      const pair: [Tensor, Tensor] = transposed ? [dy, savedRows] : [savedRows, dy];
-      return [back(dy, savedM), outerProducts(...pair, sizes)];
+      const [x, m, counts] = saved as [Tensor, Tensor, Tensor];
+      const dx = product(dy, m, counts, !transposed);
+      if (!trainable) return dx;
+      return [dx, transposed ? outerProducts(dy, x, counts) : outerProducts(x, dy, counts)];
     };
-    return { value: value(rows, m), gradFunc };
-  })(x, matrices);
+    return { value: product(rows, matrices, sizes, transposed), gradFunc };
+  });
+  return trainable ? op(x, matrices) : op(x);
 }
 
 /** [rows, in] × [groups, in, out] (or transposed) → [rows, out]. */
