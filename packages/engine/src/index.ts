@@ -1,3 +1,4 @@
+export { type ImportBase, type ImportedAdapter, importPeft } from './checkpoints/import-peft.ts';
 export * from './engine.ts';
 export { type EngineOptions, LocalEngine } from './local-engine.ts';
 export type { LossModule, LossToolkit } from './losses/load-loss.ts';

@@ -36,9 +36,9 @@ export class LoraAdapter {
   static create(base: BaseModel, spec: LoraSpec): LoraAdapter {
     checkSpec(base, spec);
     const seed = spec.seed ?? randomBytes(8).readBigUInt64LE();
-    return LoraAdapter.from(base, spec, ({ path, inFeatures, outFeatures }) => ({
-      a: uniformArray(randomKey(path, seed), spec.rank * inFeatures, 1 / Math.sqrt(inFeatures)),
-      b: new Float32Array(outFeatures * spec.rank),
+    return LoraAdapter.from(base, spec, (module) => ({
+      a: initialA(module, spec.rank, seed),
+      b: new Float32Array(module.outFeatures * spec.rank),
     }));
   }
 
@@ -121,7 +121,13 @@ export class LoraAdapter {
   }
 }
 
-function isTrained(spec: LoraSpec, group: LoraGroup): boolean {
+/** A fresh module's A [rank, in], the same for the same seed. */
+export function initialA({ path, inFeatures }: LoraModule, rank: number, seed: bigint): Float32Array {
+  return uniformArray(randomKey(path, seed), rank * inFeatures, 1 / Math.sqrt(inFeatures));
+}
+
+/** Whether an adapter has modules of this group. */
+export function isTrained(spec: LoraSpec, group: LoraGroup): boolean {
   return { attn: spec.trainAttn, mlp: spec.trainMlp, unembed: spec.trainUnembed }[group];
 }
 
