@@ -1,5 +1,6 @@
 /** The command tree of `anneal`. */
 import { Command } from 'commander';
+import { benchCommand } from './commands/bench.ts';
 import { checkpointCommand } from './commands/checkpoint.ts';
 import { completionCommand } from './commands/completion.ts';
 import { doctorCommand } from './commands/doctor.ts';
@@ -12,6 +13,7 @@ import { version } from './version.ts';
 const commands = [
   serveCommand,
   doctorCommand,
+  benchCommand,
   modelCommand,
   runCommand,
   checkpointCommand,
