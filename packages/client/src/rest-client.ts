@@ -34,6 +34,7 @@ import { readClaims } from './internal/auth.ts';
 import { LazyBackend } from './internal/backend.ts';
 import { copyWeightsCall, copyWeightsResult } from './internal/copy-weights.ts';
 import { post } from './internal/http.ts';
+import { parseArgument } from './internal/parse-argument.ts';
 import { RestCaller } from './internal/rest-caller.ts';
 import { sleep } from './internal/sleep.ts';
 import { postRequest } from './internal/wire-request.ts';
@@ -146,7 +147,7 @@ export class RestClient {
     ttlSeconds: number | null,
     options: CallOptions = {},
   ): APIFuture<void> {
-    const body = SetCheckpointTtlRequest.parse({ ttl_seconds: ttlSeconds });
+    const body = parseArgument(SetCheckpointTtlRequest, { ttl_seconds: ttlSeconds });
     return this.#rest.done({ ...post(`${routeOf(path)}/ttl`, body), method: 'PUT' }, options);
   }
 
@@ -234,7 +235,7 @@ export class RestClient {
 
   /** Moves a session into a project. */
   assignSessionProject(sessionId: string, projectId: string, options: CallOptions = {}): APIFuture<void> {
-    const body = MoveSessionRequest.parse({ project_id: projectId });
+    const body = parseArgument(MoveSessionRequest, { project_id: projectId });
     return this.#rest.done(
       { ...post(`/api/v1/sessions/${sessionId}/project`, body), method: 'PUT' },
       options,

@@ -12,6 +12,7 @@ import type * as z from 'zod';
 import { APIFuture, type FutureContext } from './core/api-future.ts';
 import { APIResponseValidationError } from './core/errors.ts';
 import type { ClientOptions } from './core/options.ts';
+import { parseArgument } from './internal/parse-argument.ts';
 import { DEFAULT_SAMPLING_RETRY, SampleRunner, type SamplingRetryConfig } from './internal/sample-runner.ts';
 import { Sampler, type UnnumberedSample } from './internal/sampler.ts';
 import { readHandle, type SamplerHandle, writeHandle } from './internal/sampler-handle.ts';
@@ -68,13 +69,20 @@ const MODEL_PATH = /^(tinker|logits):\/\//;
 export class SamplingClient {
   readonly #sampler: Sampler;
   readonly #baseModel: string;
+  readonly #tokenizer: string;
   readonly #recordStabilityInfo: boolean;
   readonly #runner: SampleRunner;
 
-  private constructor(sampler: Sampler, baseModel: string, options: SamplingClientOptions) {
+  private constructor(
+    sampler: Sampler,
+    baseModel: string,
+    options: SamplingClientOptions,
+    tokenizer: string = baseModel,
+  ) {
     const { config } = sampler.session.backend;
     this.#sampler = sampler;
     this.#baseModel = baseModel;
+    this.#tokenizer = tokenizer;
     this.#recordStabilityInfo = options.recordStabilityInfo ?? false;
     this.#runner = new SampleRunner(config, { ...DEFAULT_SAMPLING_RETRY, ...options.retry });
   }
@@ -102,15 +110,20 @@ export class SamplingClient {
     }, options);
   }
 
-  /** The client of a sampler that exists on the server. */
+  /**
+   * The client of a sampler that exists on the server.
+   *
+   * @param tokenizer what the server names as the base model's tokenizer, where that is known
+   */
   static async open(
     session: Session,
     samplerId: string,
     baseModel: string | undefined,
     options: SamplingClientOptions = {},
+    tokenizer?: string,
   ): Promise<SamplingClient> {
     const name = baseModel ?? (await fetchSampler(session, samplerId)).base_model;
-    return new SamplingClient(new Sampler(session, samplerId, false), name, options);
+    return new SamplingClient(new Sampler(session, samplerId, false), name, options, tokenizer);
   }
 
   /**
@@ -162,9 +175,9 @@ export class SamplingClient {
     return this.#sampler.id;
   }
 
-  /** The base model's tokenizer, from the hub repository or folder of its name unless `options` says otherwise. */
+  /** The base model's tokenizer, from where the server says it is, else from the hub, unless `options` says otherwise. */
   getTokenizer(options: TokenizerOptions = {}) {
-    return loadTokenizer(this.#baseModel, this.#sampler.session.backend.options.fetch, options);
+    return loadTokenizer(this.#tokenizer, this.#sampler.session.backend.options.fetch, options);
   }
 
   /** Stops heartbeats of a client made by {@link fromSamplerHandle}. The sampler stays. */
@@ -216,7 +229,7 @@ export class SamplingClient {
       prompt_logprobs_last_n: promptLogprobsLastN,
       record_stability_info: this.#recordStabilityInfo,
     };
-    SampleRequest.parse({ ...request, seq_id: 0 });
+    parseArgument(SampleRequest, { ...request, seq_id: 0 });
     return request;
   }
 

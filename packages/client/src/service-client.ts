@@ -8,7 +8,7 @@ import {
   GetServerCapabilitiesResponse,
   LoadWeightsRequest,
   type OptimizerConfig,
-  type SessionFinishReasonType,
+  SessionFinishReasonType,
 } from '@anneal/types';
 import { APIFuture, type FutureContext } from './core/api-future.ts';
 import { TinkerError } from './core/errors.ts';
@@ -16,6 +16,7 @@ import { type ClientOptions, readEnvironment } from './core/options.ts';
 import type { LossHandle } from './custom-loss.ts';
 import { LazyBackend } from './internal/backend.ts';
 import { copyWeightsCall, copyWeightsResult } from './internal/copy-weights.ts';
+import { parseArgument } from './internal/parse-argument.ts';
 import { QueueWatch } from './internal/queue-watch.ts';
 import * as kinds from './internal/result-kind.ts';
 import { Session, type SessionSettings } from './internal/session.ts';
@@ -56,6 +57,9 @@ export interface FromStateOptions extends CallOptions {
   weightsAccessToken?: string;
 }
 
+/** A model's request, before it has a session and a number. */
+const NewModelRequest = CreateModelRequest.omit({ session_id: true, model_seq_id: true });
+
 const QUEUE_PATIENCE_MS = 15 * 60_000;
 
 /**
@@ -71,7 +75,8 @@ export class ServiceClient {
   readonly #settings: SessionSettings;
   #pending: Promise<Session> | undefined;
   #session: Session | undefined;
-  #closed: Promise<void> | undefined;
+  /** Set by {@link close}: the session to end, where there is one. */
+  #closed: Promise<Session | undefined> | undefined;
 
   constructor(options: ServiceClientOptions = {}) {
     this.#backend = new LazyBackend(options);
@@ -92,7 +97,7 @@ export class ServiceClient {
 
   /** A new LoRA model and the client that trains it. */
   createLoraTrainingClient(options: LoraTrainingOptions): APIFuture<TrainingClient> {
-    const request = CreateModelRequest.omit({ session_id: true, model_seq_id: true }).parse({
+    const request = parseArgument(NewModelRequest, {
       base_model: options.baseModel,
       lora_config: {
         rank: options.rank,
@@ -136,10 +141,11 @@ export class ServiceClient {
     options: SamplerSource & SamplingClientOptions & CallOptions,
   ): APIFuture<SamplingClient> {
     if (!options.modelPath && !options.baseModel) throw new TypeError('give modelPath or baseModel');
-    return new APIFuture(
-      async () => SamplingClient.create(await this.#getSession(), options, options),
-      options,
-    );
+    return new APIFuture(async ({ signal }) => {
+      const session = await this.#getSession();
+      signal.throwIfAborted();
+      return SamplingClient.create(session, options, { ...options, signal });
+    }, options);
   }
 
   /** Copies a checkpoint into a new training run of this session. */
@@ -206,15 +212,26 @@ export class ServiceClient {
     return this.#session?.telemetry;
   }
 
-  /** Ends the session: its clients take no more requests, and background work stops. The first call's status stands. */
-  close(status: SessionFinishReasonType, detail?: string): Promise<void> {
-    this.#closed ??= this.#pending?.then((session) => session.close(status, detail)) ?? Promise.resolve();
-    return this.#closed;
+  /**
+   * Ends the session: its clients take no more requests, and background work stops. The first call's status stands. A
+   * server that cannot be told within ten seconds finds out by itself, as the heartbeats end.
+   */
+  close(status: SessionFinishReasonType, detail?: string, options: CallOptions = {}): APIFuture<void> {
+    const reason = parseArgument(SessionFinishReasonType, status, 'status');
+    // A session that could not be made needs no end.
+    this.#closed ??= this.#pending?.catch(() => undefined) ?? Promise.resolve(undefined);
+    const opened = this.#closed;
+    return new APIFuture(async () => (await opened)?.close(reason, detail), options);
   }
 
-  /** Ends the session with success: `await using service = new ServiceClient()`. */
+  /**
+   * Ends the session with success: `await using service = new ServiceClient()`. When the server cannot be told, that is
+   * logged: an error here would hide the one that ended the block.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.close('success');
+    await this.close('success').catch((error) =>
+      this.#backend.options.logger.warn(`the session was not closed: ${error}`),
+    );
   }
 
   #getSession(): Promise<Session> {
@@ -240,6 +257,7 @@ export class ServiceClient {
     const session = this.#getSession();
     return new APIFuture(async (context) => {
       const opened = await session;
+      context.signal.throwIfAborted();
       opened.checkOpen();
       return work(opened, opened.nextModelSeqId(), context);
     }, options);

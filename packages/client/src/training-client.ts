@@ -16,6 +16,7 @@ import {
   type SaveWeightsExternalResponse,
   SaveWeightsForSamplerRequest,
   type SaveWeightsForSamplerResponse,
+  type SaveWeightsForSamplerResponseInternal,
   SaveWeightsRequest,
   type SaveWeightsResponse,
   UnloadModelRequest,
@@ -26,6 +27,7 @@ import { APIFuture } from './core/api-future.ts';
 import { APIResponseValidationError, TinkerError } from './core/errors.ts';
 import type { CustomLossFn, LossHandle } from './custom-loss.ts';
 import type { Call } from './internal/http.ts';
+import { parseArgument } from './internal/parse-argument.ts';
 import { QueueWatch } from './internal/queue-watch.ts';
 import * as kinds from './internal/result-kind.ts';
 import type { Session } from './internal/session.ts';
@@ -43,11 +45,28 @@ export interface CallOptions {
   signal?: AbortSignal;
 }
 
+/** @throws TypeError that names the datum, its field and the value. */
+function checkDatum(parts: Datum | DatumParts, index: number): Datum {
+  try {
+    return Datum.from(parts);
+  } catch (error) {
+    // What is wrong with arrays is said already; what the schema says is told anew, with the datum's index.
+    if (error instanceof TypeError) throw new TypeError(`data[${index}].${error.message}`, { cause: error });
+    const loss_fn_inputs = Datum.convertTensors(parts.loss_fn_inputs);
+    return parseArgument(Datum, { ...parts, loss_fn_inputs }, `data[${index}]`);
+  }
+}
+
 /** Hyperparameters of an optimizer other than AdamW. */
 export interface OtherOptimizerParams {
   type: string;
   [name: string]: unknown;
 }
+
+/** What a method makes of a result. */
+type Read<T, R> = (result: T) => R | Promise<R>;
+
+const same = <T>(result: T): T => result;
 
 const QUEUE_PATIENCE_MS = 15 * 60_000;
 
@@ -150,8 +169,8 @@ export class TrainingClient {
     params: z.input<typeof AdamParams> = {},
     options: CallOptions = {},
   ): APIFuture<OptimStepResponse> {
-    const request = OptimStepRequest.parse({ model_id: this.modelId, adam_params: params });
-    return this.#request('/api/v1/optim_step', OptimStepRequest, request, kinds.OPTIM_STEP, options);
+    const request = parseArgument(OptimStepRequest, { model_id: this.modelId, adam_params: params });
+    return this.#request('/api/v1/optim_step', OptimStepRequest, request, kinds.OPTIM_STEP, options, same);
   }
 
   /** Saves weights and optimizer under a name, to go on from later. `ttlSeconds`: an hour to ten years. */
@@ -163,14 +182,15 @@ export class TrainingClient {
       userMetadata?: Record<string, string>;
     } = {},
   ): APIFuture<SaveWeightsResponse> {
-    const request = SaveWeightsRequest.parse({
+    const request = parseArgument(SaveWeightsRequest, {
       model_id: this.modelId,
       path: name,
       ttl_seconds: options.ttlSeconds,
       overwrite: options.overwrite ?? false,
       user_metadata: options.userMetadata,
     });
-    return this.#request('/api/v1/save_weights', SaveWeightsRequest, request, kinds.SAVE_WEIGHTS, options);
+    const kind = kinds.SAVE_WEIGHTS;
+    return this.#request('/api/v1/save_weights', SaveWeightsRequest, request, kind, options, same);
   }
 
   /** Replaces the weights by a checkpoint's. Prefer `ServiceClient.createTrainingClientFromState`. */
@@ -194,15 +214,11 @@ export class TrainingClient {
     name: string,
     options: CallOptions & { ttlSeconds?: number; userMetadata?: Record<string, string> } = {},
   ): APIFuture<SaveWeightsForSamplerResponse> {
-    const saved = this.#saveForSampler(
-      { path: name, ttl_seconds: options.ttlSeconds, user_metadata: options.userMetadata },
-      options,
-    );
-    return new APIFuture(async () => {
-      const { path } = await saved;
+    const { ttlSeconds: ttl_seconds, userMetadata: user_metadata } = options;
+    return this.#saveForSampler({ path: name, ttl_seconds, user_metadata }, options, ({ path }) => {
       if (path) return { path };
       throw new APIResponseValidationError(`the server saved "${name}" without saying where`);
-    }, options);
+    });
   }
 
   /** Exports the weights as PEFT files; `RestClient.getExternalWeightsUrls` says where they are. */
@@ -210,25 +226,18 @@ export class TrainingClient {
     name: string,
     options: CallOptions & { ttlSeconds?: number; ageEncryptionRecipients?: string[] } = {},
   ): APIFuture<SaveWeightsExternalResponse> {
-    const request = SaveWeightsExternalRequest.parse({
+    const request = parseArgument(SaveWeightsExternalRequest, {
       model_id: this.modelId,
       path: name,
       ttl_seconds: options.ttlSeconds,
       age_encryption_recipients: options.ageEncryptionRecipients,
     });
     const path = '/api/v1/save_weights_external';
-    const saved = this.#request(
-      path,
-      SaveWeightsExternalRequest,
-      request,
-      kinds.SAVE_WEIGHTS_EXTERNAL,
-      options,
-    );
-    return new APIFuture(async () => {
-      const { path: savedPath } = await saved;
-      if (savedPath) return { path: savedPath };
+    const kind = kinds.SAVE_WEIGHTS_EXTERNAL;
+    return this.#request(path, SaveWeightsExternalRequest, request, kind, options, ({ path }) => {
+      if (path) return { path };
       throw new APIResponseValidationError(`the server exported "${name}" without saying where`);
-    }, options);
+    });
   }
 
   /** A sampler of saved weights. */
@@ -244,22 +253,19 @@ export class TrainingClient {
     options: SamplingClientOptions & CallOptions & { kind?: SamplingClientKind } = {},
   ): APIFuture<SamplingClient> {
     const sampling_session_seq_id = this.#session.nextSamplerSeqId();
-    const saved = this.#saveForSampler(
-      { sampling_session_seq_id, kind: options.kind ?? 'snapshot' },
-      options,
-    );
-    return new APIFuture(async () => {
-      const { sampling_session_id: samplerId } = await saved;
+    const fields = { sampling_session_seq_id, kind: options.kind ?? 'snapshot' };
+    return this.#saveForSampler(fields, options, ({ sampling_session_id: samplerId }) => {
       if (!samplerId) throw new APIResponseValidationError('the server saved a sampler without naming it');
-      const baseModel = this.#info.model_data.model_name ?? this.#info.model_name;
-      return SamplingClient.open(this.#session, samplerId, baseModel ?? undefined, options);
-    }, options);
+      const { model_name, tokenizer_id } = this.#info.model_data;
+      const baseModel = model_name ?? this.#info.model_name ?? undefined;
+      return SamplingClient.open(this.#session, samplerId, baseModel, options, tokenizer_id ?? undefined);
+    });
   }
 
   /** Frees the model on the server. Its checkpoints stay. */
   unload(options: CallOptions = {}): APIFuture<UnloadModelResponse> {
     const call = postRequest('/api/v1/unload_model', UnloadModelRequest, { model_id: this.modelId });
-    return this.#inTurn(0, () => call, kinds.UNLOAD_MODEL, options);
+    return this.#inTurn(0, () => call, kinds.UNLOAD_MODEL, options, same);
   }
 
   #load(
@@ -270,48 +276,47 @@ export class TrainingClient {
     const { modelId: model_id } = this;
     const weights_access_token = options.weightsAccessToken;
     const request = { model_id, path, optimizer, weights_access_token };
-    LoadWeightsRequest.parse({ ...request, seq_id: 1 });
-    return this.#request('/api/v1/load_weights', LoadWeightsRequest, request, kinds.LOAD_WEIGHTS, options);
+    parseArgument(LoadWeightsRequest, { ...request, seq_id: 1 });
+    const kind = kinds.LOAD_WEIGHTS;
+    return this.#request('/api/v1/load_weights', LoadWeightsRequest, request, kind, options, same);
   }
 
-  #saveForSampler(
+  #saveForSampler<R>(
     fields: Omit<z.input<typeof SaveWeightsForSamplerRequest>, 'model_id'>,
     options: CallOptions,
-  ) {
-    const request = SaveWeightsForSamplerRequest.parse({ model_id: this.modelId, ...fields });
+    read: Read<SaveWeightsForSamplerResponseInternal, R>,
+  ): APIFuture<R> {
+    const request = parseArgument(SaveWeightsForSamplerRequest, { model_id: this.modelId, ...fields });
     const path = '/api/v1/save_weights_for_sampler';
-    return this.#request(
-      path,
-      SaveWeightsForSamplerRequest,
-      request,
-      kinds.SAVE_WEIGHTS_FOR_SAMPLER,
-      options,
-    );
+    const kind = kinds.SAVE_WEIGHTS_FOR_SAMPLER;
+    return this.#request(path, SaveWeightsForSamplerRequest, request, kind, options, read);
   }
 
   /** One checked request in turn. */
-  #request<S extends z.ZodType, T>(
+  #request<S extends z.ZodType, T, R>(
     path: string,
     schema: S,
     request: object,
     kind: kinds.ResultKind<T>,
     options: CallOptions,
-  ): APIFuture<T> {
+    read: Read<T, R>,
+  ): APIFuture<R> {
     const call = (seq_id: number) => postRequest(path, schema, { ...request, seq_id } as z.input<S>);
-    return this.#inTurn(1, call, kind, options);
+    return this.#inTurn(1, call, kind, options, read);
   }
 
-  #inTurn<T>(
+  #inTurn<T, R>(
     count: 0 | 1,
     call: (seqId: number) => Call,
     kind: kinds.ResultKind<T>,
     options: CallOptions,
-  ): APIFuture<T> {
+    read: Read<T, R>,
+  ): APIFuture<R> {
     this.#checkCall(options);
     const { backend } = this.#session;
     const turn = this.#turns.take(count, ([seqId = 0]) => submit(backend, call(seqId)));
     return new APIFuture(
-      async (context) => fetchResult(backend, await turn, kind, this.#queue, context),
+      async (context) => read(await fetchResult(backend, await turn, kind, this.#queue, context)),
       options,
     );
   }
@@ -330,7 +335,7 @@ export class TrainingClient {
       if (datum.model_input.chunks.some((chunk) => chunk.type === 'image_asset_pointer')) {
         throw new TypeError(`data[${index}] has an image_asset_pointer: training takes the image itself`);
       }
-      return Datum.from(datum);
+      return checkDatum(datum, index);
     });
   }
 
@@ -341,8 +346,8 @@ export class TrainingClient {
   ): APIFuture<ForwardBackwardOutput> {
     const checked: Pass = {
       ...pass,
-      lossFn: LossFnType.parse(pass.lossFn),
-      config: LossFnConfig.optional().parse(pass.config),
+      lossFn: parseArgument(LossFnType, pass.lossFn, 'lossFn'),
+      config: parseArgument(LossFnConfig.optional(), pass.config, 'lossFnConfig'),
     };
     const batch = this.#checkBatch(data, options);
     return this.#passes.run(batch, checked, options);

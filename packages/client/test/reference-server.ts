@@ -50,6 +50,8 @@ export interface ReferenceOptions {
   inlineBytes?: number;
   /** Milliseconds before a sample is done. */
   sampleMs?: number;
+  /** Milliseconds between taking a sample's request and answering it. */
+  promiseMs?: number;
 }
 
 const json = (value: unknown): Result => ({ type: 'json', body: JSON.stringify(value) });
@@ -152,7 +154,11 @@ export class ReferenceServer {
     const fields = body.length > 0 ? parseLossless(body.toString()) : {};
     if (path === '/retrieve_future') return this.#retrieve(fields);
     if (path === '/retrieve_futures') return this.#retrieveMany(fields);
-    if (path === '/asample') return this.#sample(fields);
+    if (path === '/asample') {
+      const promise = this.#sample(fields);
+      await new Promise((resolve) => setTimeout(resolve, this.#options.promiseMs ?? 0));
+      return promise;
+    }
     return this.#plain(`${request.method} ${path}`, fields, searchParams);
   }
 

@@ -1,5 +1,5 @@
-import { expect, test } from 'vitest';
-import { AdminClient, NotFoundError, RestClient, TinkerError } from '../src/index.ts';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import { AdminClient, NotFoundError, RestClient, ServiceClient, TinkerError } from '../src/index.ts';
 import { FAST, silent, start } from './setup.ts';
 
 async function rest() {
@@ -88,6 +88,49 @@ test('closing ends the session once, with the first reason, and refuses new work
   expect(() => service.createLoraTrainingClient({ baseModel: 'base' })).toThrow('closed');
 });
 
+test('closing is a future; a server that is gone makes it fail, not hang, and a block end with its own error', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] });
+  onTestFinished(() => void vi.useRealTimers());
+  const warn = vi.fn();
+  const calls: string[] = [];
+  const fetch = async (url: string) => {
+    const path = new URL(url).pathname.replace('/api/v1', '');
+    calls.push(path);
+    if (path.endsWith('/finish')) throw new TypeError('fetch failed');
+    return Response.json({ session_id: 'S', sampling_session_id: 'S:sample:0' });
+  };
+  const options = { baseUrl: 'http://gone', apiKey: 'tml-test', logger: { ...silent, warn } };
+  const open = async () => {
+    const service = new ServiceClient({ ...options, fetch: fetch as typeof globalThis.fetch });
+    await service.createSamplingClient({ baseModel: 'base' });
+    return service;
+  };
+  const closing = (await open()).close('success');
+  const failure = expect(closing).rejects.toMatchObject({ name: 'APIConnectionError' });
+  await vi.advanceTimersByTimeAsync(15_000);
+  await failure;
+  const controller = new AbortController();
+  const aborted = (await open()).close('success', undefined, { signal: controller.signal });
+  controller.abort(new Error('no time'));
+  await expect(aborted).rejects.toThrow('no time');
+  const block = (async () => {
+    await using _service = await open();
+    throw new Error('mine');
+  })();
+  const mine = expect(block).rejects.toThrow(/^mine$/);
+  await vi.advanceTimersByTimeAsync(15_000);
+  await mine;
+  expect(warn).toHaveBeenCalledWith(expect.stringContaining('was not closed'));
+});
+
+test('a session that could not be made needs no end', async () => {
+  const { service } = await start({}, { apiKey: 'tml-wrong' });
+  const creation = service.createSamplingClient({ baseModel: 'base' });
+  const closing = service.close('errored');
+  await expect(creation).rejects.toThrow('bad key');
+  await closing;
+});
+
 test('a client that did nothing has nothing to close', async () => {
   const { server, service } = await rest();
   await service.close('success');
@@ -99,7 +142,6 @@ test('telemetry is off unless asked for', async () => {
   await service.createLoraTrainingClient({ baseModel: 'base' });
   await service.close('success');
   expect(server.callsTo('/telemetry')).toEqual([]);
-  const { ServiceClient } = await import('../src/index.ts');
   const talkative = new ServiceClient({
     baseUrl,
     apiKey: 'tml-test',

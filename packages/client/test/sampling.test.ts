@@ -116,6 +116,30 @@ test('a timed-out or cancelled sample is cancelled on the server, where it wants
   await expect.poll(() => server.cancelled).toEqual(['S0:sample:0:0', 'S0:sample:0:1', 'S0:sample:0:2']);
 });
 
+test('a sample that is cancelled while its request travels is cancelled on the server as soon as it has a name', async () => {
+  const { server, service } = await start({
+    dynamicConfig: { sample_cancel_enabled: true },
+    sampleMs: 60_000,
+    promiseMs: 50,
+  });
+  const sampler = await service.createSamplingClient({ baseModel: 'base' });
+  const future = sampler.sample({ prompt: [1], samplingParams: params });
+  await expect.poll(() => server.sampled.size).toBe(1);
+  future.cancel();
+  await expect(future).rejects.toThrow(CancelledError);
+  await expect.poll(() => server.cancelled).toEqual(['S0:sample:0:0']);
+});
+
+test('a sample that is cancelled before its request is sent is never sent', async () => {
+  const { server, service } = await start();
+  const sampler = await service.createSamplingClient({ baseModel: 'base' });
+  const future = sampler.sample({ prompt: [1], samplingParams: params });
+  future.cancel();
+  await expect(future).rejects.toThrow(CancelledError);
+  await sampler.sample({ prompt: [2], samplingParams: params });
+  expect([...server.sampled.keys()]).toEqual(['S0:sample:0:1']);
+});
+
 test('one poll serves a whole sampler where the server offers it', async () => {
   const { server, service } = await start({
     clientConfig: { sample_use_retrieve_futures: true },

@@ -129,6 +129,70 @@ test('what is wrong at the call throws there, and uses up no number', async () =
   expect(server.executed.map(({ seqId }) => seqId)).toEqual([1]);
 });
 
+test('what is wrong is a TypeError that names the field and the value', async () => {
+  const { service } = await start();
+  const model = await service.createLoraTrainingClient({ baseModel: 'base' });
+  const good = datumOf(1, 2);
+  const bad = { ...good, model_input: { chunks: [{ type: 'encoded_text' as const, tokens: [1, 2.5] }] } };
+  const ragged = { ...good, loss_fn_inputs: { target_tokens: [[1, 2], [3]] } };
+  const message = (call: () => unknown): string => {
+    try {
+      call();
+    } catch (error) {
+      expect(error).toBeInstanceOf(TypeError);
+      return (error as Error).message;
+    }
+    return 'nothing was thrown';
+  };
+  expect(message(() => model.forward([good, bad], 'cross_entropy'))).toMatch(
+    /^data\[1\]\.model_input\.chunks\[0\]\.tokens\[1\]: .*\(got 2\.5\)$/,
+  );
+  expect(message(() => model.forward([ragged], 'cross_entropy'))).toMatch(
+    /^data\[0\]\.loss_fn_inputs\.target_tokens: /,
+  );
+  expect(message(() => model.forward([good], 'mse' as 'ppo'))).toMatch(/^lossFn: .*\(got "mse"\)$/);
+  expect(message(() => model.optimStep({ beta1: 2 }))).toMatch(/^adam_params\.beta1: .*\(got 2\)$/);
+  expect(message(() => service.createLoraTrainingClient({ baseModel: 'base', rank: -4 }))).toMatch(
+    /^lora_config\.rank: .*\(got -4\)$/,
+  );
+  expect(message(() => service.close('done' as 'success'))).toMatch(/^status: .*\(got "done"\)$/);
+});
+
+test('creations that are aborted before they are sent make nothing on the server', async () => {
+  const { server, service } = await start();
+  for (const create of [
+    (signal: AbortSignal) => service.createLoraTrainingClient({ baseModel: 'base', signal }),
+    (signal: AbortSignal) =>
+      service.createTrainingClientFromState('tinker://r:train:0/weights/a', { signal }),
+    (signal: AbortSignal) => service.createSamplingClient({ baseModel: 'base', signal }),
+  ]) {
+    const controller = new AbortController();
+    const creation = create(controller.signal);
+    controller.abort(new Error('changed my mind'));
+    await expect(creation).rejects.toThrow('changed my mind');
+  }
+  const model = await service.createLoraTrainingClient({ baseModel: 'base' });
+  expect(model.modelId).toBe('S0:train:0');
+  expect(server.callsTo('/create_model')).toHaveLength(1);
+  expect([...server.callsTo('/load_weights'), ...server.callsTo('/create_sampling_session')]).toEqual([]);
+});
+
+test('every training call tells its request id', async () => {
+  const { service } = await start();
+  const model = await service.createLoraTrainingClient({ baseModel: 'base' });
+  const calls = [
+    model.forward([datumOf(1)], 'cross_entropy'),
+    model.optimStep(),
+    model.saveState('a'),
+    model.saveWeightsForSampler('b'),
+    model.saveWeightsExternal('c'),
+    model.saveWeightsAndGetSamplingClient(),
+    model.loadState('tinker://S0:train:0/weights/a'),
+  ];
+  await Promise.all(calls);
+  expect(calls.map(({ requestId }) => requestId)).toEqual(calls.map((_, index) => `S0:train:0:${index + 1}`));
+});
+
 test('saving, exporting and loading', async () => {
   const { server, service } = await start();
   const model = await service.createLoraTrainingClient({ baseModel: 'base' });

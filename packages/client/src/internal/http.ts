@@ -27,6 +27,10 @@ export interface Call {
   signal?: AbortSignal;
   /** Instead of the client's credential. */
   apiKey?: string;
+  /** Once begun, an attempt is read to its end although `signal` aborts: the server may have acted, and its answer says so. */
+  finishesAttempt?: boolean;
+  /** Milliseconds after which it is not repeated any more; the client's setting when absent. */
+  maxElapsedMs?: number;
   /** A status that the caller deals with: it is not sent again for it. */
   handsBack?: number;
 }
@@ -75,7 +79,7 @@ export class Http {
 
   /** Sends until it succeeds, fails for good, or the time for repetition is over. */
   async send(call: Call): Promise<Answer> {
-    const { retry } = this.#options;
+    const retry = { ...this.#options.retry, ...(call.maxElapsedMs && { maxElapsedMs: call.maxElapsedMs }) };
     const start = Date.now();
     const idempotencyKey = crypto.randomUUID();
     for (let attempt = 0; ; attempt++) {
@@ -135,7 +139,7 @@ export class Http {
     const controller = new AbortController();
     const abort = () => controller.abort(call.signal?.reason);
     call.signal?.throwIfAborted();
-    call.signal?.addEventListener('abort', abort, { once: true });
+    if (!call.finishesAttempt) call.signal?.addEventListener('abort', abort, { once: true });
     const timer = setTimeout(
       () => controller.abort(new APITimeoutError(`no answer in ${timeout} ms`)),
       timeout,

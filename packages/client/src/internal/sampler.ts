@@ -65,6 +65,7 @@ export class Sampler {
     promised(requestId);
     const onAbort = () => void this.session.cancelSample(requestId);
     signal.addEventListener('abort', onAbort, { once: true });
+    if (signal.aborted) onAbort();
     try {
       const response = await pollResult(this.session.backend, {
         requestId,
@@ -113,7 +114,12 @@ export class Sampler {
   ): Promise<UntypedApiFuture> {
     const { http } = this.session.backend;
     const headers = { 'X-Tinker-Sampling-Backpressure': '1' };
-    const call = postRequest('/api/v1/asample', SampleRequest, request, { headers, signal, handsBack: 429 });
+    const call = postRequest('/api/v1/asample', SampleRequest, request, {
+      headers,
+      signal,
+      finishesAttempt: true,
+      handsBack: 429,
+    });
     for (;;) {
       await this.#waitOut(signal);
       try {

@@ -13,6 +13,7 @@ import { TinkerError } from '../core/errors.ts';
 import { SDK_VERSION } from '../version.ts';
 import type { Backend } from './backend.ts';
 import { isStatus, post } from './http.ts';
+import { parseArgument } from './parse-argument.ts';
 import { Semaphore } from './semaphore.ts';
 import { every } from './sleep.ts';
 import { Telemetry } from './telemetry.ts';
@@ -21,6 +22,7 @@ import { postRequest } from './wire-request.ts';
 const HEARTBEAT_MS = 10_000;
 const SILENCE_WORTH_A_WARNING_MS = 2 * 60_000;
 const MIN_REFRESH_MS = 10_000;
+const FINISH_PATIENCE_MS = 10_000;
 const DYNAMIC_CONFIG_PATH = '/api/v1/client/dynamic_config';
 
 /** What a session is created with. */
@@ -144,8 +146,12 @@ export class Session {
   async #finish(type: SessionFinishReasonType, detail: string | undefined): Promise<void> {
     for (const timer of this.#timers) timer.stop();
     await this.telemetry?.close();
-    const body = FinishSessionRequest.parse({ reason: { type }, detail: detail ?? null });
-    await this.backend.http.send(post(`/api/v1/sessions/${this.id}/finish`, body));
+    const body = parseArgument(FinishSessionRequest, { reason: { type }, detail: detail ?? null });
+    const call = post(`/api/v1/sessions/${this.id}/finish`, body, {
+      maxElapsedMs: FINISH_PATIENCE_MS,
+      timeout: FINISH_PATIENCE_MS,
+    });
+    await this.backend.http.send(call);
   }
 
   async #beat(stop: () => void): Promise<void> {
