@@ -1,20 +1,11 @@
 import { mkdir } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { createWorkerEngine, type Engine } from '@anneal/engine';
-import {
-  type BlobStore,
-  createStore,
-  DatabaseInUseError,
-  FolderInUseError,
-  LocalBlobs,
-  lockFolder,
-  openPostgres,
-  openS3Blobs,
-  openSqlite,
-  type Store,
-} from '@anneal/store';
+import { FolderInUseError, lockFolder, type Store } from '@anneal/store';
 import { type App, buildApp } from './build-app.ts';
 import type { ServerConfig } from './config.ts';
+import { openStore } from './open-store.ts';
+import { StartError } from './start-error.ts';
 import { startSweeping } from './sweeper.ts';
 
 export interface StartOptions {
@@ -35,11 +26,6 @@ export interface RunningServer {
   close(): Promise<void>;
 }
 
-/** Why a server cannot start, in words for the person who starts it. */
-export class StartError extends Error {
-  override readonly name = 'StartError';
-}
-
 /**
  * Opens the data folder, loads the models and listens. Resolves when training and sampling work.
  *
@@ -50,7 +36,7 @@ export async function startServer(config: ServerConfig, options: StartOptions = 
   const unlock = await claim(dataDir);
   const closers: (() => Promise<unknown>)[] = [async () => unlock()];
   try {
-    const store = await openStore(config, dataDir);
+    const store = await openStore(config);
     closers.unshift(() => store.close());
     const createdKey = await ensureKey(store, config.apiKey);
     await store.futures.failUnfinished('The server was restarted before this request ended; send it again');
@@ -90,36 +76,6 @@ async function claim(dataDir: string): Promise<() => void> {
         : `cannot be used: ${(cause as Error).message}`;
     throw new StartError(`dataDir "${dataDir}" ${problem}`, { cause });
   }
-}
-
-async function openStore(config: ServerConfig, dataDir: string): Promise<Store> {
-  const database = config.databaseUrl
-    ? await openPostgres(config.databaseUrl)
-    : await openSqlite(join(dataDir, 'anneal.sqlite'));
-  try {
-    await database.claim();
-    return createStore(database, await openBlobs(config, dataDir));
-  } catch (error) {
-    await database.close();
-    if (!(error instanceof DatabaseInUseError)) throw error;
-    const message =
-      'databaseUrl: another Anneal server works on this database; give each server one of its own';
-    throw new StartError(message, { cause: error });
-  }
-}
-
-async function openBlobs(config: ServerConfig, dataDir: string): Promise<BlobStore> {
-  if (config.blobStore === 'fs') return await LocalBlobs.open(dataDir);
-  const { s3Bucket: bucket, s3Prefix: prefix, s3Region: region, s3Endpoint: endpoint } = config;
-  if (bucket === undefined) throw new StartError('s3Bucket: it is needed with blobStore s3');
-  const cacheDir = join(dataDir, 's3-cache');
-  return await openS3Blobs({
-    bucket,
-    prefix,
-    region,
-    cacheDir,
-    ...(endpoint === undefined ? {} : { endpoint }),
-  });
 }
 
 /** The key that was made because there was no other way in. */

@@ -349,6 +349,8 @@ test('half-written content of an earlier process is cleared, finished content is
   await before.put('a/b', done);
   const half = await before.scratch();
   await writeFile(join(half, 'file'), 'lost');
+  await LocalBlobs.openBeside(root);
+  expect(await readFile(join(half, 'file'), 'utf8')).toBe('lost');
   const after = await LocalBlobs.open(root);
   expect(await readFile(join(await after.local('a/b'), 'file'), 'utf8')).toBe('kept');
   expect(await readdir(join(root, 'scratch'))).toEqual([]);

@@ -4,6 +4,7 @@ import { type CopyWeightsRequest, formatModelId } from '@anneal/types';
 import { ApiError } from '../errors.ts';
 import { type CheckpointService, pathOf } from './checkpoints.ts';
 import type { SessionService } from './sessions.ts';
+import { endedSession, storedRun } from './stored-run.ts';
 
 /** Copies of checkpoints: the content is shared, the copy has its own run, expiry and owner. */
 export class CopyService {
@@ -58,7 +59,7 @@ export class CopyService {
     const id = formatModelId(session.id, seq ?? 0);
     const known = await this.#store.runs.get(id);
     if (known) return known;
-    const run = await this.#runOf(id, session, source);
+    const run = storedRun(session, seq ?? 0, await this.#origin(source));
     await this.#store.runs.create(run);
     return run;
   }
@@ -68,46 +69,17 @@ export class CopyService {
     const id = key ? idFrom(owner, key) : randomUUID();
     const known = await this.#store.sessions.get(id);
     if (known) return known;
-    const now = Date.now();
-    const session: Session = {
-      id,
-      owner,
-      projectId,
-      displayName: null,
-      tags: [],
-      userMetadata: {},
-      sdkVersion: '',
-      createdAt: now,
-      lastHeartbeatAt: now,
-      finishedAt: now,
-      finishReason: 'success',
-      finishDetail: null,
-    };
+    const session = endedSession(owner, projectId, id);
     await this.#store.sessions.create(session);
     return session;
   }
 
-  async #runOf(id: string, session: Session, source: StoredCheckpoint): Promise<TrainingRun> {
+  async #origin(source: StoredCheckpoint): Promise<Pick<TrainingRun, 'baseModel' | 'lora' | 'userMetadata'>> {
     const origin = await this.#store.runs.get(source.runId);
-    const now = Date.now();
-    const { loraRank: rank, trainAttn, trainMlp, trainUnembed } = source;
+    const { baseModel, loraRank: rank, trainAttn, trainMlp, trainUnembed } = source;
     const { alpha, seed } = origin?.lora ?? { alpha: 32, seed: null };
-    return {
-      id,
-      sessionId: session.id,
-      owner: session.owner,
-      projectId: session.projectId,
-      baseModel: source.baseModel,
-      lora: { rank, alpha, seed, trainAttn, trainMlp, trainUnembed },
-      userMetadata: origin?.userMetadata ?? null,
-      createdAt: now,
-      lastRequestAt: now,
-      lastSeq: 0n,
-      corrupted: false,
-      unloadedAt: now,
-      snapshot: null,
-      changedSeq: 0n,
-    };
+    const lora = { rank, alpha, seed, trainAttn, trainMlp, trainUnembed };
+    return { baseModel, lora, userMetadata: origin?.userMetadata ?? null };
   }
 }
 

@@ -4,13 +4,14 @@ import { downloadCheckpoint } from '../download-checkpoint.ts';
 import { CliError, usageError } from '../errors.ts';
 import { bytes, facts, print, table } from '../output/print.ts';
 import { addRemoteOptions, type RemoteOptions, withServer } from '../remote.ts';
+import { addCheckpointImport } from './checkpoint-import.ts';
 import { naturalNumber, take } from './listing.ts';
 
 export function checkpointCommand(program: Command): Command {
   const checkpoint = program
     .createCommand('checkpoint')
     .copyInheritedSettings(program)
-    .description('checkpoints of a running server');
+    .description('checkpoints of a server');
   const command = (name: string, description: string) =>
     addRemoteOptions(checkpoint.command(name).description(description));
   command('list', 'checkpoints, newest first')
@@ -38,6 +39,7 @@ export function checkpointCommand(program: Command): Command {
     .argument('<path>', 'tinker:// path')
     .option('-o, --output <folder>', "new folder for the files (default: the checkpoint's name)")
     .action(download);
+  addCheckpointImport(checkpoint);
   return checkpoint;
 }
 

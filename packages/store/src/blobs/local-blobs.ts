@@ -14,10 +14,15 @@ export class LocalBlobs implements BlobStore {
     this.#scratch = join(root, 'scratch');
   }
 
-  /** Also clears what an earlier process left half written. */
+  /** For the process that has the folder to itself: also clears what an earlier one left half written. */
   static async open(root: string): Promise<LocalBlobs> {
+    await rm(new LocalBlobs(root).#scratch, { recursive: true, force: true });
+    return await LocalBlobs.openBeside(root);
+  }
+
+  /** For a command beside a running server, whose half-written content stays. */
+  static async openBeside(root: string): Promise<LocalBlobs> {
     const blobs = new LocalBlobs(root);
-    await rm(blobs.#scratch, { recursive: true, force: true });
     await mkdir(blobs.#scratch, { recursive: true });
     await mkdir(blobs.#root, { recursive: true });
     return blobs;
