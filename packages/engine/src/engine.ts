@@ -45,6 +45,8 @@ export interface LoraSpec {
   trainAttn: boolean;
   trainMlp: boolean;
   trainUnembed: boolean;
+  /** Experts share one A of their gate and up maps and one B of their down maps; absent: each has its own. */
+  shareExperts?: boolean;
 }
 
 export type TensorValues = Float32Array | Int32Array | BigInt64Array;

@@ -3,5 +3,5 @@ export * from './engine.ts';
 export { type EngineOptions, LocalEngine } from './local-engine.ts';
 export type { LossModule, LossToolkit } from './losses/load-loss.ts';
 export type { LossBatch, LossConfig, LossDefinition, LossInput, LossResult } from './losses/loss.ts';
-export type { Precision } from './models/base-model.ts';
+export type { Precision } from './models/weight-source.ts';
 export { createWorkerEngine, type WorkerEngineOptions } from './worker-engine.ts';

@@ -29,7 +29,8 @@ import {
 } from './engine.ts';
 import { LoraAdapter } from './lora/adapter.ts';
 import { loadLossModule } from './losses/load-loss.ts';
-import { BaseModel, type Precision } from './models/base-model.ts';
+import { BaseModel } from './models/base-model.ts';
+import type { Precision } from './models/weight-source.ts';
 import { Sampler } from './sampling/sampler.ts';
 import { Scheduler } from './scheduler.ts';
 import { Trainer } from './training/trainer.ts';

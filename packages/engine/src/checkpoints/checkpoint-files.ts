@@ -15,6 +15,7 @@ import { type Tensor, tf } from '@anneal/tensorflow';
 import { z } from 'zod';
 import { EngineError, type LoraSpec } from '../engine.ts';
 import { LoraAdapter } from '../lora/adapter.ts';
+import { loraShapes } from '../lora/shapes.ts';
 import type { LoraModule } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import type { AdamState } from '../optimizer/adamw.ts';
@@ -38,6 +39,7 @@ const Manifest = z.object({
     train_attn: z.boolean(),
     train_mlp: z.boolean(),
     train_unembed: z.boolean(),
+    share_experts: z.boolean().optional(),
   }),
 });
 type Manifest = z.infer<typeof Manifest>;
@@ -120,6 +122,7 @@ function manifestOf({ baseModel, lora: spec, step }: CheckpointInfo): Manifest {
       train_attn: spec.trainAttn,
       train_mlp: spec.trainMlp,
       train_unembed: spec.trainUnembed,
+      ...(spec.shareExperts ? { share_experts: true } : {}),
     },
   };
 }
@@ -182,6 +185,7 @@ export function readCheckpointInfo(dir: string): CheckpointInfo {
       trainAttn: lora.train_attn,
       trainMlp: lora.train_mlp,
       trainUnembed: lora.train_unembed,
+      ...(lora.share_experts ? { shareExperts: true } : {}),
     },
   };
 }
@@ -189,10 +193,13 @@ export function readCheckpointInfo(dir: string): CheckpointInfo {
 /** Loads the adapter of a checkpoint folder onto `base`. */
 export function readAdapter(dir: string, base: BaseModel, spec: LoraSpec): LoraAdapter {
   return withReader(path.join(dir, ADAPTER), (reader) =>
-    LoraAdapter.from(base, spec, ({ path: module, inFeatures, outFeatures }) => ({
-      a: readParameter(reader, `base_model.model.${module}.lora_A.weight`, [spec.rank, inFeatures]),
-      b: readParameter(reader, `base_model.model.${module}.lora_B.weight`, [outFeatures, spec.rank]),
-    })),
+    LoraAdapter.from(base, spec, (module) => {
+      const shapes = loraShapes(module, spec);
+      return {
+        a: readParameter(reader, parameterName(module.path, 'lora_A'), shapes.a),
+        b: readParameter(reader, parameterName(module.path, 'lora_B'), shapes.b),
+      };
+    }),
   );
 }
 

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { openSafetensors, type SafetensorsReader } from '@anneal/safetensors';
 import { EngineError, type LoraSpec } from '../engine.ts';
 import { initialA, isTrained } from '../lora/adapter.ts';
+import { type LoraShapeSpec, loraShapes, sizeOf } from '../lora/shapes.ts';
 import type { LoraModule } from '../models/architecture.ts';
 import { headModule } from '../models/base-model.ts';
 import { findArchitecture } from '../models/registry.ts';
@@ -50,13 +51,13 @@ export async function importPeft(from: string, to: string, base: ImportBase): Pr
     const tensors = wanted.flatMap((module) => {
       const names = found.get(module.path);
       const values = {
-        A: () => (names?.A ? finite(reader, names.A) : initialA(module, rank, seed)),
-        B: () => (names?.B ? finite(reader, names.B) : new Float32Array(module.outFeatures * rank)),
+        A: () => (names?.A ? finite(reader, names.A) : initialA(module, lora, seed)),
+        B: () => (names?.B ? finite(reader, names.B) : new Float32Array(sizeOf(loraShapes(module, lora).b))),
       };
       return (['A', 'B'] as const).map((part) => ({
         name: parameterName(module.path, `lora_${part}`),
         dtype: 'F32' as const,
-        shape: shapeOf(module, part, rank),
+        shape: shapeOf(module, part, lora),
         data: values[part],
       }));
     });
@@ -142,7 +143,7 @@ function checkShapes(reader: SafetensorsReader, found: Found, modules: LoraModul
     for (const part of ['A', 'B'] as const) {
       const name = found.get(module.path)?.[part];
       if (name === undefined) continue;
-      const [is, wanted] = [reader.info(name).shape.join(', '), shapeOf(module, part, rank).join(', ')];
+      const [is, wanted] = [reader.info(name).shape.join(', '), shapeOf(module, part, { rank }).join(', ')];
       if (is === wanted) continue;
       throw new EngineError(
         'user',
@@ -179,8 +180,9 @@ function modulesOf({ folder }: ImportBase): LoraModule[] {
   return [...layers.flat(), headModule(config)];
 }
 
-function shapeOf({ inFeatures, outFeatures }: LoraModule, part: 'A' | 'B', rank: number): number[] {
-  return part === 'A' ? [rank, inFeatures] : [outFeatures, rank];
+function shapeOf(module: LoraModule, part: 'A' | 'B', spec: LoraShapeSpec): number[] {
+  const { a, b } = loraShapes(module, spec);
+  return part === 'A' ? a : b;
 }
 
 function finite(reader: SafetensorsReader, name: string): Float32Array {

@@ -4,8 +4,15 @@ import { type Tensor, tf } from '@anneal/tensorflow';
 /** Large enough to vanish in a softmax, small enough never to overflow when scores are added to it. */
 export const MASKED = -1e9;
 
+export interface AttendOptions {
+  /** A further logit per head that takes its share of the softmax and mixes nothing, [heads]. */
+  sinks?: Tensor;
+  /** What to cache instead of k and v, where a layer reads its cache in another form; shapes as the family's cache has them. */
+  cached?: { k: Tensor; v: Tensor };
+}
+
 /** Computes what a layer attends to; the caller decides about masks and caches. Shapes as in {@link attend}. */
-export type AttendFn = (q: Tensor, k: Tensor, v: Tensor) => Tensor;
+export type AttendFn = (q: Tensor, k: Tensor, v: Tensor, options?: AttendOptions) => Tensor;
 
 /** [batch, time, heads · dim] → [batch, heads, time, dim] */
 export function splitHeads(x: Tensor, heads: number): Tensor {
@@ -35,8 +42,8 @@ export function attentionScores(q: Tensor, k: Tensor, scale: number): Tensor {
 /**
  * Mixes values by probabilities.
  * @param probabilities [batch, heads, time, keys]
- * @param v [batch, kvHeads, keys, dim]
- * @returns [batch, heads, time, dim]
+ * @param v [batch, kvHeads, keys, value dim]
+ * @returns [batch, heads, time, value dim]
  */
 export function attentionMix(probabilities: Tensor, v: Tensor): Tensor {
   const [batch, heads, time, keys] = probabilities.shape as [number, number, number, number];
@@ -49,12 +56,27 @@ export function attentionMix(probabilities: Tensor, v: Tensor): Tensor {
  * softmax(scale · q kᵀ + mask) v.
  * @param q [batch, heads, time, dim]
  * @param k [batch, kvHeads, keys, dim]
- * @param v as k
+ * @param v [batch, kvHeads, keys, value dim]
  * @param mask broadcastable to [batch, heads, time, keys]; 0 or {@link MASKED}
- * @returns [batch, heads, time, dim]
+ * @param sinks [heads], see {@link AttendOptions}
+ * @returns [batch, heads, time, value dim]
  */
-export function attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: number): Tensor {
-  return attentionMix(tf.softmax(tf.add(attentionScores(q, k, scale), mask)), v);
+export function attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: number, sinks?: Tensor): Tensor {
+  const scores = tf.add(attentionScores(q, k, scale), mask);
+  if (!sinks) return attentionMix(tf.softmax(scores), v);
+  const [, heads, , keys] = scores.shape as [number, number, number, number];
+  return attentionMix(softmaxWithSinks(scores, tf.reshape(sinks, [1, heads, 1, 1]), keys), v);
+}
+
+/**
+ * Softmax over the last axis in which a sink takes part and is left out of the result (Xiao et al. 2023, arXiv:2309.17453).
+ * @param scores [..., keys]
+ * @param sinks broadcastable to [..., 1]
+ */
+export function softmaxWithSinks(scores: Tensor, sinks: Tensor, keys: number): Tensor {
+  const column = tf.broadcastTo(sinks, [...scores.shape.slice(0, -1), 1]);
+  const [onKeys] = tf.split(tf.softmax(tf.concat([scores, column], -1)), [keys, 1], -1);
+  return onKeys as Tensor;
 }
 
 /**

@@ -7,11 +7,16 @@ import { type Tensor, tf } from '@anneal/tensorflow';
  * One adapter for all rows: `a` [rank, in], `b` [out, rank]. One adapter per batch row: `a` [batch, rank, in],
  * `b` [batch, out, rank]. The scale alpha / rank is already multiplied into `a` or `b` by whoever stacks adapters, or
  * applied here when `scale` is given.
+ *
+ * Experts have one more dimension in front: `a` [experts or 1, rank, in], `b` [experts or 1, out, rank], and with several
+ * adapters in a batch [adapters, experts or 1, ...] and `rows`.
  */
 export interface LoraTensors {
   a: Tensor;
   b: Tensor;
   scale: number;
+  /** Of experts' adapters side by side: which of them each batch row has, int32 [batch]. */
+  rows?: Tensor;
 }
 
 /**

@@ -6,8 +6,9 @@ import type { LoraTensors } from '../layers/linear.ts';
 import type { LoraGroup, LoraModule } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { randomKey, uniformArray } from '../random/counter-random.ts';
+import { type LoraShapeSpec, loraShapes, sizeOf } from './shapes.ts';
 
-/** Host values of one module's pair: `a` [rank, in], `b` [out, rank]. */
+/** Host values of one module's pair, of the shapes that {@link loraShapes} says. */
 export interface LoraPair {
   a: Float32Array;
   b: Float32Array;
@@ -37,8 +38,8 @@ export class LoraAdapter {
     checkSpec(base, spec);
     const seed = spec.seed ?? randomBytes(8).readBigUInt64LE();
     return LoraAdapter.from(base, spec, (module) => ({
-      a: initialA(module, spec.rank, seed),
-      b: new Float32Array(module.outFeatures * spec.rank),
+      a: initialA(module, spec, seed),
+      b: new Float32Array(sizeOf(loraShapes(module, spec).b)),
     }));
   }
 
@@ -46,11 +47,8 @@ export class LoraAdapter {
   static from(base: BaseModel, spec: LoraSpec, values: (module: LoraModule) => LoraPair): LoraAdapter {
     const adapt = (module: LoraModule): AdaptedModule => {
       const { a, b } = values(module);
-      return {
-        module,
-        a: tf.tensor2d(a, [spec.rank, module.inFeatures]),
-        b: tf.tensor2d(b, [module.outFeatures, spec.rank]),
-      };
+      const shapes = loraShapes(module, spec);
+      return { module, a: tf.tensor(a, shapes.a), b: tf.tensor(b, shapes.b) };
     };
     const wanted = (module: LoraModule) => isTrained(spec, module.group);
     const layers = base.layers.map((_, layer) => base.layerModules(layer).filter(wanted).map(adapt));
@@ -121,9 +119,10 @@ export class LoraAdapter {
   }
 }
 
-/** A fresh module's A [rank, in], the same for the same seed. */
-export function initialA({ path, inFeatures }: LoraModule, rank: number, seed: bigint): Float32Array {
-  return uniformArray(randomKey(path, seed), rank * inFeatures, 1 / Math.sqrt(inFeatures));
+/** A fresh module's A, the same for the same seed. */
+export function initialA(module: LoraModule, spec: LoraShapeSpec, seed: bigint): Float32Array {
+  const { a } = loraShapes(module, spec);
+  return uniformArray(randomKey(module.path, seed), sizeOf(a), 1 / Math.sqrt(module.inFeatures));
 }
 
 /** Whether an adapter has modules of this group. */

@@ -1,5 +1,6 @@
 /** Parts of a loss that count as constants when it is differentiated. */
 import { type Tensor, tf } from '@anneal/tensorflow';
+import { constant } from '../layers/constant.ts';
 
 let held: HeldConstants | undefined;
 
@@ -10,12 +11,6 @@ let held: HeldConstants | undefined;
 export function stopGradient(compute: () => Tensor): Tensor {
   if (held) return held.next(compute);
   return constant(compute);
-}
-
-/** tfjs records nothing inside a custom gradient, and one without inputs has nothing to be differentiated by. */
-function constant(compute: () => Tensor): Tensor {
-  const withoutInputs = tf.customGrad(() => ({ value: compute(), gradFunc: () => [] }));
-  return withoutInputs();
 }
 
 /**

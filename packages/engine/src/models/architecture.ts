@@ -6,6 +6,7 @@ import type { Tensor } from '@anneal/tensorflow';
 import type { AttendFn } from '../layers/attention.ts';
 import type { LoraTensors } from '../layers/linear.ts';
 import type { RopeConfig, RopeTensors } from '../layers/rotary.ts';
+import type { WeightSource } from './weight-source.ts';
 
 /** The numbers that the engine needs of any decoder; families add their own. */
 export interface DecoderConfig {
@@ -45,6 +46,23 @@ export interface LoraModule {
   group: LoraGroup;
   inFeatures: number;
   outFeatures: number;
+  /** For a map that every expert has; the path is then that of all of them. */
+  experts?: ExpertsInfo;
+}
+
+export interface ExpertsInfo {
+  count: number;
+  /** Experts that compute a token. */
+  perToken: number;
+  /** The side that is one matrix for all experts in adapters that share. */
+  shared: 'a' | 'b';
+}
+
+/** What the cache keeps of a position, per layer. */
+export interface CacheShape {
+  heads: number;
+  keyDim: number;
+  valueDim: number;
 }
 
 export interface LayerInput {
@@ -55,6 +73,8 @@ export interface LayerInput {
   lora: Record<string, LoraTensors>;
   rope: RopeTensors;
   attend: AttendFn;
+  /** True where `attend` looks at a cache: one new position per batch row. */
+  decoding: boolean;
 }
 
 export interface Architecture<C extends DecoderConfig = DecoderConfig> {
@@ -62,13 +82,17 @@ export interface Architecture<C extends DecoderConfig = DecoderConfig> {
   modelTypes: readonly string[];
   /** @throws EngineError (user) naming the field of config.json that is wrong or unsupported. */
   parseConfig(json: unknown): C;
-  /** Local weight name → checkpoint tensor name, for one layer. */
-  layerTensors(config: C, layer: number): Record<string, string>;
+  /** Local weight name → where the checkpoint has it, for one layer. */
+  layerTensors(config: C, layer: number): Record<string, WeightSource>;
   /** Embedding, final norm and head tensor names; no head where embeddings are tied. */
   outerTensors(config: C): { embed: string; finalNorm: string; head?: string };
   layerModules(config: C, layer: number): LoraModule[];
   /** For families whose layers differ in it; elsewhere every layer has the model's rope and no window. */
   layerAttention?(config: C, layer: number): LayerAttention;
+  /** For families that cache something else than each key head's keys and values. */
+  cacheShape?(config: C): CacheShape;
+  /** Layers have experts, whose numbers of rows are values: their functions cannot be compiled with XLA. */
+  hasExperts?: boolean;
   /** One decoder layer: [batch, time, hidden] → the same. */
   layer(config: C, input: LayerInput): Tensor;
   /** Final norm before the head: [rows, hidden] → the same. */

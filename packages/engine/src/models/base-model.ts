@@ -1,14 +1,13 @@
 /** A base model's frozen weights on the device, loaded tensor by tensor, shared by every adapter and sampler. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { float32ToBfloat16, openSafetensors, type SafetensorsReader } from '@anneal/safetensors';
-import { bfloat16Tensor, type Tensor, tf, upload } from '@anneal/tensorflow';
+import { openSafetensors, type SafetensorsReader } from '@anneal/safetensors';
+import { type Tensor, tf } from '@anneal/tensorflow';
 import { EngineError } from '../engine.ts';
-import type { Architecture, DecoderConfig, LoraModule } from './architecture.ts';
+import type { Architecture, CacheShape, DecoderConfig, LoraModule } from './architecture.ts';
 import { findArchitecture } from './registry.ts';
 import { RopeTables } from './rope-tables.ts';
-
-export type Precision = 'fp32' | 'bf16';
+import { expectShape, loadWeight, type Precision } from './weight-source.ts';
 
 export class BaseModel {
   readonly folder: string;
@@ -37,21 +36,21 @@ export class BaseModel {
     this.precision = precision;
     const reader = openWeights(folder);
     const outer = architecture.outerTensors(config);
-    this.embed = loadTensor(reader, outer.embed, precision);
-    this.finalNorm = loadTensor(reader, outer.finalNorm, precision);
-    this.head = outer.head ? loadTensor(reader, outer.head, precision) : this.embed;
+    this.embed = loadWeight(reader, outer.embed, precision);
+    this.finalNorm = loadWeight(reader, outer.finalNorm, precision);
+    this.head = outer.head ? loadWeight(reader, outer.head, precision) : this.embed;
     this.layers = Array.from({ length: config.numLayers }, (_, layer) =>
       Object.fromEntries(
-        Object.entries(architecture.layerTensors(config, layer)).map(([key, name]) => [
+        Object.entries(architecture.layerTensors(config, layer)).map(([key, source]) => [
           key,
-          loadTensor(reader, name, precision),
+          loadWeight(reader, source, precision),
         ]),
       ),
     );
     reader.close();
     this.attention = layerAttention(architecture, config);
-    expectShape(this.embed, [config.vocabSize, config.hiddenSize], outer.embed);
-    expectShape(this.head, [config.vocabSize, config.hiddenSize], outer.head ?? outer.embed);
+    expectShape(this.embed.shape, [config.vocabSize, config.hiddenSize], outer.embed);
+    expectShape(this.head.shape, [config.vocabSize, config.hiddenSize], outer.head ?? outer.embed);
   }
 
   /**
@@ -74,6 +73,12 @@ export class BaseModel {
   /** Linear maps that LoRA can adapt, per layer, and the head's as the last element of its own. */
   layerModules(layer: number): LoraModule[] {
     return this.architecture.layerModules(this.config, layer);
+  }
+
+  /** What a decode cache keeps of a position, per layer. */
+  cacheShape(): CacheShape {
+    const { numKvHeads: heads, headDim } = this.config;
+    return this.architecture.cacheShape?.(this.config) ?? { heads, keyDim: headDim, valueDim: headDim };
   }
 
   headModule(): LoraModule {
@@ -117,41 +122,6 @@ function openWeights(folder: string): SafetensorsReader {
     throw new EngineError('user', `The model's weights cannot be read: ${(cause as Error).message}`, {
       cause,
     });
-  }
-}
-
-function loadTensor(reader: SafetensorsReader, name: string, precision: Precision): Tensor {
-  if (!reader.has(name))
-    throw new EngineError('user', `The checkpoint has no tensor "${name}", which its config.json asks for.`);
-  const info = reader.info(name);
-  const shape = [...info.shape];
-  if (precision === 'bf16' && shape.length >= 2) {
-    if (info.dtype === 'BF16') {
-      const bytes = reader.readSync(name);
-      return bfloat16Tensor(new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2), shape);
-    }
-    return bfloat16Tensor(float32ToBfloat16(finite(reader.readFloat32Sync(name), name)), shape);
-  }
-  return upload(tf.tensor(finite(reader.readFloat32Sync(name), name), shape, 'float32'));
-}
-
-function finite(values: Float32Array, name: string): Float32Array {
-  for (let i = 0; i < values.length; i++) {
-    if (!Number.isFinite(values[i]))
-      throw new EngineError(
-        'user',
-        `Tensor "${name}" of the checkpoint holds ${values[i]} at element ${i}: weights must be finite.`,
-      );
-  }
-  return values;
-}
-
-function expectShape(tensor: Tensor, shape: number[], name: string): void {
-  if (tensor.shape.join() !== shape.join()) {
-    throw new EngineError(
-      'user',
-      `Tensor "${name}" has shape [${tensor.shape.join(', ')}], config.json says [${shape.join(', ')}].`,
-    );
   }
 }
 

@@ -45,10 +45,11 @@ describe.each(families)('%s', (family) => {
   const idsOf = (tokens: number[]) => tf.tensor2d(tokens, [1, tokens.length], 'int32');
 
   function initialAdapter(variant: string): LoraAdapter {
-    const { rank, alpha, adapters } = fixture.reference.lora[variant]!;
+    const { rank, alpha, adapters, options } = fixture.reference.lora[variant]!;
     const file = fixture.lora(variant);
     const trainUnembed = adapters.some(({ key }) => key === 'lm_head');
-    const adapter = LoraAdapter.from(base, loraSpec({ rank, alpha, trainUnembed }), (module) => ({
+    const spec = loraSpec({ rank, alpha, trainUnembed, shareExperts: options?.shared });
+    const adapter = LoraAdapter.from(base, spec, (module) => ({
       a: file.readFloat32Sync(`init.${module.path}.lora_A.weight`),
       b: file.readFloat32Sync(`init.${module.path}.lora_B.weight`),
     }));

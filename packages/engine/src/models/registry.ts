@@ -7,8 +7,9 @@ import { mistral } from './mistral.ts';
 import { olmo2 } from './olmo2.ts';
 import { qwen2 } from './qwen2.ts';
 import { qwen3 } from './qwen3.ts';
+import { qwen3Moe } from './qwen3-moe.ts';
 
-const ARCHITECTURES: Architecture[] = [llama, mistral, olmo2, qwen2, qwen3, gemma3];
+const ARCHITECTURES: Architecture[] = [llama, mistral, olmo2, qwen2, qwen3, qwen3Moe, gemma3];
 
 /** `model_type` values that can be served. */
 export function supportedModelTypes(): string[] {

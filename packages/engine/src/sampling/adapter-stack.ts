@@ -1,5 +1,5 @@
 /** Puts the adapters of a decode batch side by side, so that rows of different adapters share every matrix product. */
-import { compile, type Tensor, tf } from '@anneal/tensorflow';
+import { compile, type Tensor, type Tree, tf } from '@anneal/tensorflow';
 import type { LoraTensors } from '../layers/linear.ts';
 import type { AdaptedModule, LoraAdapter } from '../lora/adapter.ts';
 
@@ -11,39 +11,50 @@ export interface StackedAdapters {
   owned: Tensor[];
 }
 
-const stack = compile(
-  'stack_adapters',
-  ({ parts }: { parts: { tensors: Tensor[]; factors: number[]; rank: number; axis: number }[] }) =>
-    parts.map(({ tensors, factors, rank, axis }) =>
-      tf.stack(tensors.map((tensor, i) => tf.mul(padRank(tensor, rank, axis), factors[i] as number))),
-    ),
+interface Part {
+  [key: string]: Tree;
+  tensors: Tensor[];
+  factors: number[];
+  /** Shape that each is padded to with zeros, or where experts share a matrix, repeated to. */
+  shape: number[];
+}
+
+const stack = compile('stack_adapters', ({ parts }: { parts: Part[] }) =>
+  parts.map(({ tensors, factors, shape }) =>
+    tf.stack(tensors.map((tensor, i) => tf.mul(fit(tensor, shape), factors[i] as number))),
+  ),
 );
 
-function padRank(tensor: Tensor, rank: number, axis: number): Tensor {
-  const missing = rank - (tensor.shape[axis] as number);
-  if (missing === 0) return tensor;
-  return tf.pad(tensor, [0, 1].map((a) => [0, a === axis ? missing : 0]) as [number, number][]);
+function fit(tensor: Tensor, shape: number[]): Tensor {
+  const repeated =
+    shape.length === 3 && tensor.shape[0] !== shape[0] ? tf.tile(tensor, [shape[0] as number, 1, 1]) : tensor;
+  const missing = shape.map((dim, axis) => dim - (repeated.shape[axis] as number));
+  if (missing.every((count) => count === 0)) return repeated;
+  return tf.pad(
+    repeated,
+    missing.map((count) => [0, count]),
+  );
 }
 
 /** Adapters for rows `rows[i]`; `undefined` is the base model. */
 export function stackAdapters(rows: (LoraAdapter | undefined)[], numLayers: number): StackedAdapters {
-  const distinct = new Set(rows);
-  if (distinct.size === 1) {
+  const distinct = [...new Set(rows)];
+  if (distinct.length === 1) {
     const only = rows[0];
     const layers = Array.from({ length: numLayers }, (_, layer) => only?.layerTensors(layer) ?? {});
     return { layers, head: only?.headTensors(), owned: [] };
   }
   const layers = Array.from({ length: numLayers }, (_, layer) => {
+    const moduleOf = (adapter: LoraAdapter | undefined, key: string) =>
+      adapter?.layers[layer]?.find(({ module }) => module.key === key);
     const keys = new Set(
-      rows.flatMap((adapter) => adapter?.layers[layer]?.map(({ module }) => module.key) ?? []),
+      distinct.flatMap((adapter) => adapter?.layers[layer]?.map(({ module }) => module.key) ?? []),
     );
     return [...keys].map((key) => ({
       key,
-      entries: rows.map((adapter) =>
-        find(
-          adapter,
-          adapter?.layers[layer]?.find((m) => m.module.key === key),
-        ),
+      // Experts' matrices are many: they are stacked once per adapter, not once per row.
+      entries: (distinct.some((adapter) => moduleOf(adapter, key)?.module.experts) ? distinct : rows).map(
+        (adapter) => find(adapter, moduleOf(adapter, key)),
       ),
     }));
   });
@@ -52,11 +63,18 @@ export function stackAdapters(rows: (LoraAdapter | undefined)[], numLayers: numb
     : undefined;
   const wanted = [...layers.flat().map(({ entries }) => entries), ...(headEntries ? [headEntries] : [])];
   const stacked = wanted.length > 0 ? stackEntries(wanted) : [];
+  const adapterOfRow = tf.tensor1d(
+    rows.map((adapter) => distinct.indexOf(adapter)),
+    'int32',
+  );
   let next = 0;
-  const take = (): LoraTensors => ({ ...stacked[next++]!, scale: 1 });
+  const take = (): LoraTensors => {
+    const { a, b } = stacked[next++]!;
+    return { a, b, scale: 1, ...(a.rank === 4 ? { rows: adapterOfRow } : {}) };
+  };
   const byLayer = layers.map((modules) => Object.fromEntries(modules.map(({ key }) => [key, take()])));
   const head = headEntries && take();
-  return { layers: byLayer, head, owned: stacked.flatMap(({ a, b }) => [a, b]) };
+  return { layers: byLayer, head, owned: [adapterOfRow, ...stacked.flatMap(({ a, b }) => [a, b])] };
 }
 
 interface Entry {
@@ -72,16 +90,20 @@ function find(adapter: LoraAdapter | undefined, adapted: AdaptedModule | undefin
 function stackEntries(modules: Entry[][]): { a: Tensor; b: Tensor }[] {
   const parts = modules.flatMap((entries) => {
     const some = entries.find((entry) => entry.adapted)!.adapted!;
-    const rank = Math.max(...entries.map(({ adapted }) => adapted?.a.shape[0] ?? 0));
     const factors = entries.map(({ adapted, scale }) => (adapted ? scale : 0));
+    const part = (side: 'a' | 'b', factors: number[]): Part => {
+      const tensors = entries.map(({ adapted }) => (adapted ?? some)[side]);
+      const shape = some[side].shape.map((_, axis) =>
+        Math.max(...tensors.map((t) => t.shape[axis] as number)),
+      );
+      return { tensors, factors, shape };
+    };
     return [
-      { tensors: entries.map(({ adapted }) => (adapted ?? some).a), factors, rank, axis: 0 },
-      {
-        tensors: entries.map(({ adapted }) => (adapted ?? some).b),
-        factors: factors.map((f) => (f === 0 ? 0 : 1)),
-        rank,
-        axis: 1,
-      },
+      part('a', factors),
+      part(
+        'b',
+        factors.map((f) => (f === 0 ? 0 : 1)),
+      ),
     ];
   });
   const tensors = stack({ parts });

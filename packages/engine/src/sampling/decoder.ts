@@ -1,13 +1,13 @@
 /** The compiled functions of sampling: prefill of prompts, one decode step, and what is read off the logits. */
 import { compile, statelessUniform, type Tensor, type Tree, tf } from '@anneal/tensorflow';
-import { attend, causalMaskValues } from '../layers/attention.ts';
+import { attend, causalMaskValues, softmaxWithSinks } from '../layers/attention.ts';
 import { embed } from '../layers/embedding.ts';
 import { type LoraTensors, linear } from '../layers/linear.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import type { StackedAdapters } from './adapter-stack.ts';
 import { type KvCache, type PrefilledRows, RECENT } from './kv-cache.ts';
 
-type LoraTree = Record<string, { a: Tensor; b: Tensor; scale: number }>;
+type LoraTree = Record<string, { a: Tensor; b: Tensor; scale: number; rows?: Tensor }>;
 
 interface PrefillTree {
   [key: string]: Tree;
@@ -94,10 +94,12 @@ export class Decoder {
           weights,
           lora,
           rope,
-          attend: (q, k, v) => {
-            cached = { k: headMajorRows(k), v: headMajorRows(v) };
-            return attend(q, k, v, mask, scale);
+          attend: (q, k, v, options) => {
+            const kept = options?.cached ?? { k, v };
+            cached = { k: headMajorRows(kept.k), v: headMajorRows(kept.v) };
+            return attend(q, k, v, mask, scale, options?.sinks);
           },
+          decoding: false,
         });
         return { y, ...cached! };
       },
@@ -112,14 +114,15 @@ export class Decoder {
           weights,
           lora,
           rope,
-          attend: (q, k, v) => {
+          attend: (q, k, v, options) => {
             cached = { k: writeRecent(recent.k, k, place), v: writeRecent(recent.v, v, place) };
-            return attendCached(q, past, cached, masks, scale);
+            return attendCached(q, past, cached, masks, scale, options?.sinks);
           },
+          decoding: true,
         });
         return { y, ...cached! };
       },
-      { ...precision, xla: options.xla },
+      { ...precision, xla: options.xla && !architecture.hasExperts },
     );
     this.#head = compile('sample_head', (inputs: HeadTree) => headOutputs(inputs, base), precision);
   }
@@ -289,7 +292,8 @@ function writeRecent(recent: Tensor, fresh: Tensor, place: Tensor): Tensor {
 /**
  * Attention of one query per slot over past and recent keys, without joining them.
  * @param q [slots, heads, 1, dim]
- * @returns [slots, heads, 1, dim]
+ * @param sinks [heads]
+ * @returns [slots, heads, 1, value dim]
  */
 function attendCached(
   q: Tensor,
@@ -297,6 +301,7 @@ function attendCached(
   recent: { k: Tensor; v: Tensor },
   masks: { past: Tensor; recent: Tensor },
   scale: number,
+  sinks: Tensor | undefined,
 ): Tensor {
   const [slots, heads, , dim] = q.shape as [number, number, number, number];
   const kvHeads = past.k.shape[0] as number;
@@ -310,12 +315,16 @@ function attendCached(
     -1,
   );
   const capacity = past.k.shape[2] as number;
-  const [onPast, onRecent] = tf.split(tf.softmax(scores), [capacity, RECENT], -1) as [Tensor, Tensor];
+  const probabilities = sinks
+    ? softmaxWithSinks(scores, tf.reshape(sinks, [kvHeads, 1, heads / kvHeads, 1]), capacity + RECENT)
+    : tf.softmax(scores);
+  const [onPast, onRecent] = tf.split(probabilities, [capacity, RECENT], -1) as [Tensor, Tensor];
   const mixed = tf.add(
     tf.matMul(onPast as never, past.v as never),
     tf.matMul(onRecent as never, recent.v as never),
   );
-  return tf.reshape(tf.transpose(mixed, [1, 0, 2, 3]), [slots, heads, 1, dim]);
+  const valueDim = past.v.shape[3] as number;
+  return tf.reshape(tf.transpose(mixed, [1, 0, 2, 3]), [slots, heads, 1, valueDim]);
 }
 
 /** [kvHeads, slots, group, dim] × [kvHeads, slots, keys, dim] → [kvHeads, slots, group, keys] */

@@ -5,10 +5,11 @@
  * "recent" ones that every step replaces. When those are full, or the batch changes, one gather builds the next past from
  * past, recent and freshly prefilled rows: it compacts, grows, shares prefixes and admits, all at once.
  *
- * Layout: past [kvHeads, slots, length, dim], recent [kvHeads, slots, RECENT, dim].
+ * Layout: past [heads, slots, length, dim], recent [heads, slots, RECENT, dim]; keys and values may differ in dim.
  */
 import { compile, type Tensor, tf } from '@anneal/tensorflow';
 import { MASKED } from '../layers/attention.ts';
+import type { CacheShape } from '../models/architecture.ts';
 
 /** Steps that the recent tensors hold. */
 export const RECENT = 16;
@@ -41,10 +42,8 @@ function flatten(x: Tensor): Tensor {
   return tf.reshape(x, [kvHeads, slots * length, dim]);
 }
 
-interface Shape {
+interface Shape extends CacheShape {
   numLayers: number;
-  kvHeads: number;
-  dim: number;
 }
 
 export class KvCache {
@@ -136,10 +135,10 @@ export class KvCache {
     indices.dispose();
     this.dispose();
     this.#past = { k: tensors.slice(0, this.#shape.numLayers), v: tensors.slice(this.#shape.numLayers) };
-    const { kvHeads, dim, numLayers } = this.#shape;
-    const empty = () =>
-      Array.from({ length: numLayers }, () => tf.zeros([kvHeads, slots, RECENT, dim]) as Tensor);
-    this.#recent = { k: empty(), v: empty() };
+    const { heads, keyDim, valueDim, numLayers } = this.#shape;
+    const empty = (dim: number) =>
+      Array.from({ length: numLayers }, () => tf.zeros([heads, slots, RECENT, dim]) as Tensor);
+    this.#recent = { k: empty(keyDim), v: empty(valueDim) };
     this.slots = slots;
     this.capacity = capacity;
     this.#lengths = Array.from({ length: slots }, (_, i) => sources[i]?.length ?? 0);

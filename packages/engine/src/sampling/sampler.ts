@@ -70,8 +70,7 @@ export class Sampler {
     this.#options = options;
     this.#decoder = new Decoder(base, { xla: options.xla });
     this.#scorer = new PromptScorer(base, head);
-    const { numLayers, numKvHeads, headDim } = base.config;
-    this.#cache = new KvCache({ numLayers, kvHeads: numKvHeads, dim: headDim });
+    this.#cache = new KvCache({ numLayers: base.config.numLayers, ...base.cacheShape() });
   }
 
   get activeSequences(): number {
@@ -183,10 +182,10 @@ export class Sampler {
   }
 
   #fitsMemory(job: Job, added: number): boolean {
-    const { numLayers, numKvHeads, headDim } = this.#base.config;
+    const { heads, keyDim, valueDim } = this.#base.cacheShape();
+    const perPosition = 4 * this.#base.config.numLayers * heads * (keyDim + valueDim);
     const positions = Math.max(this.#cache.capacity, bucketWidth(job.request.prompt.length + RECENT));
-    const bytes = (this.activeSequences + added) * positions * numLayers * 2 * numKvHeads * headDim * 4;
-    return bytes <= this.#options.kvBudgetBytes;
+    return (this.activeSequences + added) * positions * perPosition <= this.#options.kvBudgetBytes;
   }
 
   #prefill(group: { job: Job; count: number }[]): void {

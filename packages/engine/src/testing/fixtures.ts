@@ -10,7 +10,14 @@ export interface ArchReference {
   sequences: { tokens: number[]; targets: number[]; weights: number[] }[];
   lora: Record<
     string,
-    { rank: number; alpha: number; loss: number[]; grad_norm: number[]; adapters: { key: string }[] }
+    {
+      rank: number;
+      alpha: number;
+      options?: { shared?: boolean };
+      loss: number[];
+      grad_norm: number[];
+      adapters: { key: string }[];
+    }
   >;
   greedy: { prompt: number[]; tokens: number[] };
 }

@@ -47,7 +47,8 @@ export class LayerStack {
         weights,
         lora,
         rope,
-        attend: (q, k, v) => attend(q, k, v, mask, base.config.attentionScale),
+        attend: (q, k, v, options) => attend(q, k, v, mask, base.config.attentionScale, options?.sinks),
+        decoding: false,
       });
     };
     const wrt = ({ x, lora, needsDx }: LayerTree) => [

@@ -15,6 +15,7 @@ import {
 import type { LossConfig, LossDefinition } from '../losses/loss.ts';
 import { foldMetrics, type MetricsPart } from '../losses/metrics.ts';
 import { findLoss } from '../losses/registry.ts';
+import type { LoraModule } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { type MicroBatch, planBatches } from './batch-plan.ts';
 import { addInto } from './gradient-sum.ts';
@@ -135,8 +136,10 @@ export class Trainer {
   /** What a pass keeps per token with residuals: about the linear maps' outputs, the attention matrix and the layer's input. */
   #savedBytesPerToken(length: number): number {
     const { config } = this.#base;
-    const linears = this.#base.layerModules(0).reduce((sum, { outFeatures }) => sum + outFeatures, 0);
-    return 4 * config.numLayers * (linears + config.hiddenSize + config.numHeads * length);
+    const width = (module: LoraModule) => module.outFeatures * (module.experts?.perToken ?? 1);
+    const linears = this.#base.layers.flatMap((_, layer) => this.#base.layerModules(layer).map(width));
+    const perLayer = config.hiddenSize + config.numHeads * length;
+    return 4 * (linears.reduce((sum, outputs) => sum + outputs, 0) + config.numLayers * perLayer);
   }
 
   #runBatch(

@@ -1,0 +1,107 @@
+/** How a layer's weights are found in a checkpoint: by name, or put together of several stored tensors. */
+import { float32ToBfloat16, type SafetensorsReader } from '@anneal/safetensors';
+import { bfloat16Tensor, type Tensor, tf, upload } from '@anneal/tensorflow';
+import { EngineError } from '../engine.ts';
+
+export type Precision = 'fp32' | 'bf16';
+
+/** A tensor of the checkpoint as it is, or one that is made of parts. */
+export type WeightSource = string | StackedWeights;
+
+/** A tensor [parts, ...]; its parts are read one after another, so that no more than one is held besides the result. */
+export interface StackedWeights {
+  shape: number[];
+  /** Row-major values of one part. */
+  part(reader: SafetensorsReader, index: number): Float32Array;
+  /** Where each part is a stored tensor: its name. */
+  names?: readonly string[];
+}
+
+/** Equal tensors of the checkpoint, one part each. */
+export function stacked(names: string[], shape: number[]): StackedWeights {
+  return {
+    shape: [names.length, ...shape],
+    names,
+    part: (reader, index) => {
+      const name = names[index]!;
+      expectStored(reader, name, shape);
+      return finite(reader.readFloat32Sync(name), name);
+    },
+  };
+}
+
+/**
+ * Puts a weight on the device. In bf16, matrices are kept in bfloat16; vectors stay float32.
+ * @throws EngineError (user) for a tensor that is missing, misshapen or not finite.
+ */
+export function loadWeight(reader: SafetensorsReader, source: WeightSource, precision: Precision): Tensor {
+  return typeof source === 'string'
+    ? loadTensor(reader, source, precision)
+    : loadParts(reader, source, precision);
+}
+
+function loadTensor(reader: SafetensorsReader, name: string, precision: Precision): Tensor {
+  expectStored(reader, name);
+  const info = reader.info(name);
+  const shape = [...info.shape];
+  if (precision === 'bf16' && shape.length >= 2) {
+    if (info.dtype === 'BF16') return bfloat16Tensor(bitsOf(reader, name), shape);
+    return bfloat16Tensor(float32ToBfloat16(finite(reader.readFloat32Sync(name), name)), shape);
+  }
+  return upload(tf.tensor(finite(reader.readFloat32Sync(name), name), shape, 'float32'));
+}
+
+/** A BF16 tensor as it is stored. */
+function bitsOf(reader: SafetensorsReader, name: string): Uint16Array {
+  const bytes = reader.readSync(name);
+  return new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
+}
+
+function loadParts(
+  reader: SafetensorsReader,
+  { shape, part, names }: StackedWeights,
+  precision: Precision,
+): Tensor {
+  const [parts, ...rest] = shape as [number, ...number[]];
+  const size = rest.reduce((a, b) => a * b, 1);
+  if (precision === 'bf16' && shape.length >= 2) {
+    const bits = new Uint16Array(parts * size);
+    for (let i = 0; i < parts; i++) {
+      const name = names?.[i];
+      if (name !== undefined) expectStored(reader, name, rest);
+      const asStored = name !== undefined && reader.info(name).dtype === 'BF16';
+      bits.set(asStored ? bitsOf(reader, name) : float32ToBfloat16(part(reader, i)), i * size);
+    }
+    return bfloat16Tensor(bits, shape);
+  }
+  const values = new Float32Array(parts * size);
+  for (let i = 0; i < parts; i++) values.set(part(reader, i), i * size);
+  return upload(tf.tensor(values, shape, 'float32'));
+}
+
+/** @throws EngineError (user) when the checkpoint lacks a tensor, or has it in another shape. */
+export function expectStored(reader: SafetensorsReader, name: string, shape?: readonly number[]): void {
+  if (!reader.has(name))
+    throw new EngineError('user', `The checkpoint has no tensor "${name}", which its config.json asks for.`);
+  if (shape) expectShape(reader.info(name).shape, shape, name);
+}
+
+export function expectShape(found: readonly number[], wanted: readonly number[], name: string): void {
+  if (found.join() === wanted.join()) return;
+  throw new EngineError(
+    'user',
+    `Tensor "${name}" has shape [${found.join(', ')}], config.json says [${wanted.join(', ')}].`,
+  );
+}
+
+/** @throws EngineError (user) at the first value that is not finite. */
+export function finite<V extends Float32Array>(values: V, name: string): V {
+  for (let i = 0; i < values.length; i++) {
+    if (!Number.isFinite(values[i]))
+      throw new EngineError(
+        'user',
+        `Tensor "${name}" of the checkpoint holds ${values[i]} at element ${i}: weights must be finite.`,
+      );
+  }
+  return values;
+}
