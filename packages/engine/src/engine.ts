@@ -6,6 +6,8 @@
  * samples, run in any order and may share a batch. Every method rejects with an {@link EngineError}.
  */
 
+import type { Profile } from '@anneal/tensorflow';
+
 /** Whose mistake an error is: `user` errors are shown to the caller, `server` errors are ours. */
 export type ErrorCategory = 'user' | 'server';
 
@@ -230,6 +232,13 @@ export interface Engine {
 
   /** Finishes what runs, refuses what comes, frees the device. */
   close(): Promise<void>;
+}
+
+/** An engine that can say what it spends its time on. */
+export interface ProfilingEngine extends Engine {
+  /** Begins to record; what was recorded before is thrown away. */
+  startProfile(): Promise<void>;
+  stopProfile(): Promise<Profile>;
 }
 
 export type SamplerSource =

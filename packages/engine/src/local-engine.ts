@@ -1,6 +1,6 @@
 /** The engine in this thread: base models, models in training, samplers, and the scheduler that runs them. */
 
-import { backendInfo, tf } from '@anneal/tensorflow';
+import { backendInfo, type Profile, startProfile, stopProfile, tf } from '@anneal/tensorflow';
 import type { Tokenizer } from '@anneal/tokenizer';
 import { loadTokenizer } from '@anneal/tokenizer/node';
 import {
@@ -13,7 +13,6 @@ import {
   type AdamParams,
   type BaseModelInfo,
   type CreateModelRequest,
-  type Engine,
   EngineError,
   type EngineStatus,
   type ForwardBackwardRequest,
@@ -21,6 +20,7 @@ import {
   type LoadCheckpointRequest,
   type LoraSpec,
   type OptimStepResult,
+  type ProfilingEngine,
   type SampleOptions,
   type SampleRequest,
   type SampleResult,
@@ -64,7 +64,7 @@ interface OpenSampler {
 
 const GIB = 2 ** 30;
 
-export class LocalEngine implements Engine {
+export class LocalEngine implements ProfilingEngine {
   readonly #served = new Map<string, Served>();
   readonly #models = new Map<string, TrainingModel>();
   readonly #samplers = new Map<string, OpenSampler>();
@@ -226,6 +226,14 @@ export class LocalEngine implements Engine {
     const result = sampler.served.sampler.submit(request, sampler.adapter, options);
     this.#scheduler.wake();
     return result;
+  }
+
+  async startProfile(): Promise<void> {
+    startProfile();
+  }
+
+  async stopProfile(): Promise<Profile> {
+    return stopProfile();
   }
 
   async close(): Promise<void> {

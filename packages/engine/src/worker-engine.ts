@@ -1,7 +1,7 @@
 /** An engine in a worker thread, behind the same interface: the HTTP thread never waits for TensorFlow. */
 import { Worker } from 'node:worker_threads';
 import { setTensorflowDefaults } from '@anneal/tensorflow';
-import { type Engine, EngineError, type SampleOptions, type SampleProgress } from './engine.ts';
+import { EngineError, type ProfilingEngine, type SampleOptions, type SampleProgress } from './engine.ts';
 import type { EngineOptions } from './local-engine.ts';
 import type { EngineMethod, FromWorker, ToWorker, WireError, WorkerStart } from './worker-protocol.ts';
 
@@ -23,6 +23,8 @@ const PLAIN = [
   'saveCheckpoint',
   'openSampler',
   'closeSampler',
+  'startProfile',
+  'stopProfile',
 ] as const satisfies EngineMethod[];
 
 export interface WorkerEngineOptions extends EngineOptions {
@@ -40,7 +42,7 @@ export async function createWorkerEngine({
   addonPath,
   onExit,
   ...options
-}: WorkerEngineOptions): Promise<Engine> {
+}: WorkerEngineOptions): Promise<ProfilingEngine> {
   setTensorflowDefaults();
   const fromSource = import.meta.url.endsWith('.ts');
   const worker = new Worker(new URL(fromSource ? './worker.ts' : './worker.js', import.meta.url), {
@@ -87,12 +89,12 @@ class WorkerCalls {
     });
   }
 
-  engine(): Engine {
+  engine(): ProfilingEngine {
     const plain = Object.fromEntries(
       PLAIN.map((method) => [method, (...args: unknown[]) => this.#call(method, args)]),
     );
     return {
-      ...(plain as unknown as Pick<Engine, (typeof PLAIN)[number]>),
+      ...(plain as unknown as Pick<ProfilingEngine, (typeof PLAIN)[number]>),
       sample: (request, options) => this.#call('sample', [request], options),
       close: async () => {
         await this.#call('close', []);

@@ -1,9 +1,9 @@
 /** Messages between the thread that serves and the worker that computes. */
 
-import type { Engine, ErrorCategory, SampleProgress } from './engine.ts';
+import type { ErrorCategory, ProfilingEngine, SampleProgress } from './engine.ts';
 import type { EngineOptions } from './local-engine.ts';
 
-export type EngineMethod = keyof Engine;
+export type EngineMethod = keyof ProfilingEngine;
 
 export interface WorkerStart {
   addonPath: string | undefined;

@@ -1,7 +1,7 @@
 /** Entry point of the worker thread: one LocalEngine, called by messages. TensorFlow blocks, so it lives here. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { loadTensorflow } from '@anneal/tensorflow';
-import type { Engine } from './engine.ts';
+import type { ProfilingEngine } from './engine.ts';
 import { LocalEngine } from './local-engine.ts';
 import { asEngineError } from './scheduler.ts';
 import type { FromWorker, ToWorker, WireError, WorkerStart } from './worker-protocol.ts';
@@ -22,7 +22,7 @@ try {
   send({ type: 'failed', error: wireError(error) });
 }
 
-function serve(engine: Engine): void {
+function serve(engine: ProfilingEngine): void {
   const aborts = new Map<number, AbortController>();
   port.on('message', async (message: ToWorker) => {
     if (message.type === 'abort') {

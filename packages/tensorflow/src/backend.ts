@@ -13,6 +13,7 @@ import {
   type TensorMeta,
 } from './binding.ts';
 import { replaceKernels } from './kernels.ts';
+import { profiled } from './profile.ts';
 import { type Tensor, tf } from './tf.ts';
 
 const require = createRequire(import.meta.url);
@@ -91,7 +92,7 @@ function routed(native: NativeBinding, graphs: (NativeBinding & GraphBinding) | 
   return {
     ...copy,
     executeOp: (op, attrs, ids, n) =>
-      sink ? sink.addOp(op, attrs, ids, n) : native.executeOp(op, attrs, ids, n),
+      sink ? sink.addOp(op, attrs, ids, n) : profiled('op', op, () => native.executeOp(op, attrs, ids, n)),
     createTensor: (shape, dtype, values) => {
       if (Array.isArray(values)) return native.createTensor(shape, dtype, values);
       if (sink) return sink.addConst(shape, dtype, values);
@@ -104,7 +105,7 @@ function routed(native: NativeBinding, graphs: (NativeBinding & GraphBinding) | 
         throw new Error(
           "A traced function read a tensor's values. Compute with tensors, or pass the value in.",
         );
-      return native.tensorDataSync(id);
+      return profiled('op', 'read values', () => native.tensorDataSync(id));
     },
   };
 }

@@ -35,6 +35,14 @@ export {
 export { type Device, TENSORFLOW_VERSION } from './install/wheel-plan.ts';
 export { loadTensorflow } from './load.ts';
 export {
+  type Profile,
+  profiled,
+  type Span,
+  type SpanCategory,
+  startProfile,
+  stopProfile,
+} from './profile.ts';
+export {
   type Scalar,
   type Tensor,
   type Tensor1D,

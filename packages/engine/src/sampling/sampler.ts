@@ -4,7 +4,7 @@
  */
 
 import { randomBytes } from 'node:crypto';
-import { type Tensor, tf } from '@anneal/tensorflow';
+import { profiled, type Tensor, tf } from '@anneal/tensorflow';
 import { StopMatcher, type Tokenizer } from '@anneal/tokenizer';
 import { EngineError, type SampleOptions, type SampleRequest, type SampleResult } from '../engine.ts';
 import type { LoraAdapter } from '../lora/adapter.ts';
@@ -145,8 +145,22 @@ export class Sampler {
   work(): void {
     const group = this.#nextGroup();
     try {
-      if (group.length > 0) this.#prefill(group);
-      else if (this.#running.some(Boolean)) this.#decode();
+      if (group.length > 0)
+        profiled(
+          'unit',
+          'prefill',
+          () => this.#prefill(group),
+          () => prefillArgs(group),
+        );
+      else if (this.#running.some(Boolean)) {
+        const batch = this.activeSequences;
+        profiled(
+          'unit',
+          'decode step',
+          () => this.#decode(),
+          () => ({ batch, tokens: batch }),
+        );
+      }
     } catch (error) {
       this.#failAll(
         error as Error,
@@ -364,6 +378,18 @@ export class Sampler {
   dispose(): void {
     this.#failAll(new EngineError('server', 'The engine is shutting down.'));
   }
+}
+
+/** A prefill as profiles show it: prompts and the sequences that go on from them. */
+function prefillArgs(group: { job: Job; count: number }[]) {
+  const lengths = group.map(({ job }) => job.request.prompt.length);
+  return {
+    sampler: [...new Set(group.map(({ job }) => job.request.samplerId))].join(),
+    batch: group.length,
+    width: bucketWidth(Math.max(...lengths)),
+    tokens: lengths.reduce((sum, length) => sum + length, 0),
+    sequences: group.reduce((sum, { count }) => sum + count, 0),
+  };
 }
 
 /** Slots are padded to these counts, so that few shapes are compiled. */

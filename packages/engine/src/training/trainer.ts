@@ -2,7 +2,7 @@
  * forward_backward on one base model: plans passes over a request's datums, runs layers, head and loss, and returns
  * per-datum logprobs, metrics and the adapter's gradients. Keeps no state between calls; see training-model.ts for that.
  */
-import { type Tensor, tf } from '@anneal/tensorflow';
+import { profiled, type Tensor, tf } from '@anneal/tensorflow';
 import { type EngineDatum, EngineError, type ForwardBackwardRequest, type HostTensor } from '../engine.ts';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import {
@@ -76,7 +76,12 @@ export class Trainer {
     let grads: Tensor[] | undefined;
     try {
       for (const batch of this.#plan(call)) {
-        const pass = this.#runBatch(adapter, call, batch, request.forwardOnly, outputs);
+        const pass = profiled(
+          'unit',
+          'train pass',
+          () => this.#runBatch(adapter, call, batch, request.forwardOnly, outputs),
+          () => ({ model: request.modelId, ...passArgs(batch, call.data) }),
+        );
         parts.push(pass.metrics);
         if (pass.grads) grads = addInto(grads, pass.grads);
         yield;
@@ -239,6 +244,12 @@ export function idsTensor(batch: MicroBatch, data: EngineDatum[]): Tensor {
     ids.set(data[datum]!.tokens, row * batch.width);
   });
   return tf.tensor2d(ids, [batch.height, batch.width], 'int32');
+}
+
+/** A pass as profiles show it: real rows and tokens, and the shape that is computed. */
+function passArgs({ datums, height, width }: MicroBatch, data: EngineDatum[]) {
+  const tokens = datums.reduce((sum, datum) => sum + data[datum]!.tokens.length, 0);
+  return { batch: datums.length, height, width, tokens };
 }
 
 function rowOf(

@@ -1,5 +1,5 @@
 /** One user's model in training: adapter, optimizer state and accumulated gradient. */
-import { type Tensor, tf } from '@anneal/tensorflow';
+import { profiled, type Tensor, tf } from '@anneal/tensorflow';
 import type {
   AdamParams,
   ForwardBackwardRequest,
@@ -42,7 +42,9 @@ export class TrainingModel {
     const grads = this.#grads ?? this.adapter.parameters().map((p) => tf.zerosLike(p));
     this.#grads = undefined;
     try {
-      const { parameters, norm } = adamwStep(this.adapter.parameters(), grads, this.optimizer, params);
+      const { parameters, norm } = profiled('unit', 'optim step', () =>
+        adamwStep(this.adapter.parameters(), grads, this.optimizer, params),
+      );
       this.adapter.replaceParameters(parameters);
       return { metrics: { 'grad_norm:l2': norm } };
     } finally {

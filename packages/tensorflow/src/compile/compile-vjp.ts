@@ -5,6 +5,7 @@
  */
 import { deviceDtype, graphBinding, tensorIds } from '../backend.ts';
 import type { GraphBinding, NativeBinding } from '../binding.ts';
+import { profiled } from '../profile.ts';
 import { type Tensor, tf } from '../tf.ts';
 import {
   type CompileOptions,
@@ -70,7 +71,9 @@ export function compileVjp<I extends Tree>(
     tensorIds(tensors);
     return {
       tensors,
-      variant: cache.get(signature, () => build(binding, name, inputs, tensors, fn, wrt, options)),
+      variant: cache.get(signature, () =>
+        profiled('compile', name, () => build(binding, name, inputs, tensors, fn, wrt, options)),
+      ),
     };
   };
   return {

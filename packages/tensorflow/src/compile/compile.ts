@@ -4,6 +4,7 @@
  */
 import { deviceDtype, graphBinding, isTracing, tensorIds, wrapTensor } from '../backend.ts';
 import type { GraphBinding, NativeBinding } from '../binding.ts';
+import { profiled } from '../profile.ts';
 import { type Tensor, tf } from '../tf.ts';
 import { type MatmulPrecision, nodeOf, outputOf, type Ref, refOf, Trace } from './trace.ts';
 import { flatten, replaceTensors, type Tree } from './tree.ts';
@@ -88,7 +89,9 @@ export function register(
 }
 
 export function execute(binding: NativeBinding, executable: Executable, inputs: Tensor[]): Tensor[] {
-  return binding.executeOp(executable.name, [], tensorIds(inputs), executable.numOutputs).map(wrapTensor);
+  const { name, numOutputs } = executable;
+  const ids = tensorIds(inputs);
+  return profiled('call', name, () => binding.executeOp(name, [], ids, numOutputs)).map(wrapTensor);
 }
 
 /** Traces `fn` over inputs like `tensors`; the returned refs name inputs and outputs. */
@@ -137,7 +140,7 @@ export function compile<I extends Tree, O extends Tree>(
     const { tensors, signature } = flatten(inputs, deviceDtype);
     tensorIds(tensors);
     const { executable, output } = cache.get(signature, () =>
-      build(binding, name, inputs, tensors, fn, options),
+      profiled('compile', name, () => build(binding, name, inputs, tensors, fn, options)),
     );
     return replaceTensors(output, execute(binding, executable, tensors));
   };
