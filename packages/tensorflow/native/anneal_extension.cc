@@ -30,6 +30,7 @@
 #define NAPI_MODULE(modname, regfunc)
 #include "tfjs_binding.cc"
 
+#include "skinny_matmul_op.h"
 #include "tf_auto_status.h"
 #include "tensorflow/c/tf_tensor.h"
 
@@ -297,6 +298,16 @@ std::vector<T> List(napi_env env, napi_value array, Read read) {
   return result;
 }
 
+// Whether an array's first element is an array: a list of shapes, not a shape.
+bool IsNested(napi_env env, napi_value array) {
+  uint32_t length = 0;
+  napi_get_array_length(env, array, &length);
+  napi_value first;
+  bool nested = false;
+  if (length > 0 && napi_get_element(env, array, 0, &first) == napi_ok) napi_is_array(env, first, &nested);
+  return nested;
+}
+
 // Sets one tfjs attribute {name, type, value} on a graph operation; the cases mirror upstream's AssignOpAttr.
 bool SetAttr(napi_env env, TF_OperationDescription *description, napi_value attr) {
   const std::string name = Str(env, Property(env, attr, "name"));
@@ -339,6 +350,18 @@ bool SetAttr(napi_env env, TF_OperationDescription *description, napi_value attr
       }
       return true;
     case TF_ATTR_SHAPE: {
+      if (is_array && IsNested(env, value)) {
+        const auto shapes = List<std::vector<int64_t>>(
+            env, value, [](napi_env e, napi_value v, std::vector<int64_t> *shape) { *shape = Shape(e, v); });
+        std::vector<const int64_t *> dims;
+        std::vector<int> ranks;
+        for (const auto &shape : shapes) {
+          dims.push_back(shape.data());
+          ranks.push_back(static_cast<int>(shape.size()));
+        }
+        TF_SetAttrShapeList(description, name.c_str(), dims.data(), ranks.data(), static_cast<int>(dims.size()));
+        return true;
+      }
       const std::vector<int64_t> shape = Shape(env, value);
       TF_SetAttrShape(description, name.c_str(), shape.data(), static_cast<int>(shape.size()));
       return true;
@@ -443,7 +466,10 @@ void TuneProcess() {
 
 napi_value InitExtension(napi_env env, napi_value exports) {
   static std::once_flag tuned;
-  std::call_once(tuned, TuneProcess);
+  std::call_once(tuned, [] {
+    TuneProcess();
+    anneal::RegisterSkinnyMatmul();
+  });
   exports = InitTFNodeJSBinding(env, exports);
   if (!exports) return nullptr;
   napi_add_env_cleanup_hook(env, DropState, env);

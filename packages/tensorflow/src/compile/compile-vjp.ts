@@ -115,7 +115,7 @@ function build<I extends Tree>(
   wrt: (inputs: I) => Tensor[],
   options: VjpOptions,
 ): Variant {
-  const trace = new Trace(binding, options.matmulPrecision ?? 'fp32');
+  const trace = new Trace(binding, { matmulPrecision: options.matmulPrecision });
   tf.engine().startScope(name);
   try {
     const addInput = (shape: number[], dtype: number) => {

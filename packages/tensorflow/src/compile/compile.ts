@@ -154,12 +154,13 @@ function build<I extends Tree, O extends Tree>(
   fn: (inputs: I) => O,
   options: CompileOptions,
 ): { executable: Executable; output: O } {
-  const trace = new Trace(binding, options.matmulPrecision ?? 'fp32');
+  const { matmulPrecision, xla = false } = options;
+  const trace = new Trace(binding, { matmulPrecision, skinny: { xla } });
   tf.engine().startScope(name);
   try {
     const { inputRefs, outputRefs, output } = traceTree(trace, inputs, tensors, fn);
     return {
-      executable: register(binding, trace, uniqueName(name), inputRefs, outputRefs, options.xla ?? false),
+      executable: register(binding, trace, uniqueName(name), inputRefs, outputRefs, xla),
       output,
     };
   } finally {

@@ -13,6 +13,7 @@ import {
   type TensorMeta,
 } from '../binding.ts';
 import type { Tensor } from '../tf.ts';
+import { isSkinny, skinnyProduct } from './skinny-matmul.ts';
 
 export type MatmulPrecision = 'fp32' | 'bf16';
 
@@ -46,6 +47,7 @@ const LIST_INPUT: Record<string, string> = {
   AddN: 'N',
   Einsum: 'N',
   IdentityN: 'T',
+  XlaCustomCallV2: 'operand_dtypes',
 };
 const MATMULS = new Set(['MatMul', 'BatchMatMul', 'BatchMatMulV2', 'Einsum']);
 /** Ops that only move what their first input holds, and the attribute that names its type. */
@@ -65,14 +67,20 @@ export class Trace implements OpSink {
   readonly nodes: TraceNode[] = [];
   readonly #binding: NativeBinding & GraphBinding;
   readonly #matmulPrecision: MatmulPrecision;
+  /** Where products of few rows go to our own op, and how it is called. */
+  readonly #skinny: { xla: boolean } | undefined;
   /** float32 tensors that also exist in bfloat16, and which of those were bfloat16 from the start. */
   readonly #bf16 = new Map<Ref, Ref>();
   readonly #widened = new Set<Ref>();
   #lastStateful: number | undefined;
 
-  constructor(binding: NativeBinding & GraphBinding, matmulPrecision: MatmulPrecision) {
+  constructor(
+    binding: NativeBinding & GraphBinding,
+    { matmulPrecision = 'fp32', skinny }: { matmulPrecision?: MatmulPrecision; skinny?: { xla: boolean } },
+  ) {
     this.#binding = binding;
     this.#matmulPrecision = matmulPrecision;
+    this.#skinny = binding.isUsingGpuDevice() ? undefined : skinny;
     this.graph = binding.graphNew();
   }
 
@@ -119,8 +127,24 @@ export class Trace implements OpSink {
       inputs.every((r) => this.#dtype(r) === DataType.float32);
     if (op in MOVES && this.#widened.has(inputs[0]!))
       return this.#bf16Move(op, attrs, inputs, numOutputs).map((ref) => this.#meta(ref));
+    if (
+      this.#skinny &&
+      isSkinny(
+        op,
+        attrs,
+        inputs.map((ref) => this.#output(ref)),
+      )
+    )
+      return [this.#meta(refOf(this.#skinnyMatmul(inputs, this.#skinny.xla), 0))];
     const node = inBf16 ? this.#bf16Matmul(op, attrs, inputs) : this.#add(op, attrs, inputs);
     return Array.from({ length: numOutputs }, (_, output) => this.#meta(refOf(node, output)));
+  }
+
+  /** A frozen matrix is read as it is kept; x is float32 and so is the result. */
+  #skinnyMatmul([x, w]: Ref[], xla: boolean): number {
+    const kept = this.#widened.has(w!) ? this.#narrow(w!) : w!;
+    const { op, attrs } = skinnyProduct(this.#binding, this.#output(x!), this.#output(kept), xla);
+    return this.#add(op, attrs, [x!, kept]);
   }
 
   #bf16Matmul(op: string, attrs: OpAttr[], inputs: Ref[]): number {
@@ -222,11 +246,15 @@ export class Trace implements OpSink {
   }
 
   #dtype(ref: Ref): number {
-    return this.nodes[nodeOf(ref)]!.outputs[outputOf(ref)]!.dtype;
+    return this.#output(ref).dtype;
   }
 
   #shape(ref: Ref): number[] {
-    return this.nodes[nodeOf(ref)]!.outputs[outputOf(ref)]!.shape;
+    return this.#output(ref).shape;
+  }
+
+  #output(ref: Ref): { dtype: number; shape: number[] } {
+    return this.nodes[nodeOf(ref)]!.outputs[outputOf(ref)]!;
   }
 
   #meta(ref: Ref): TensorMeta {

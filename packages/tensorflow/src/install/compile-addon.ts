@@ -8,6 +8,8 @@ import { lastLines, runCommand } from './run-command.ts';
 /** Node-API 8 is in every Node.js that we support, so an addon outlives Node.js upgrades. */
 export const COMPILER_FLAGS = ['-O2', '-std=c++17', '-fPIC', '-shared', '-DNAPI_VERSION=8'];
 
+const OWN_SOURCES = ['anneal_extension.cc', 'skinny_matmul.cc', 'skinny_matmul_op.cc'];
+
 /** The C++ compiler: `$CXX`, else the usual names. */
 export async function findCompiler(env: NodeJS.ProcessEnv): Promise<string> {
   for (const compiler of [env.CXX, 'g++', 'c++', 'clang++']) {
@@ -40,7 +42,8 @@ export async function compileAddon(compilation: AddonCompilation): Promise<void>
     ...[sources.nodeHeaders, path.join(tensorflow, 'include'), sources.binding].map(
       (folder) => `-I${folder}`,
     ),
-    ...[path.join(sources.binding, 'tfjs_backend.cc'), path.join(sources.native, 'anneal_extension.cc')],
+    path.join(sources.binding, 'tfjs_backend.cc'),
+    ...OWN_SOURCES.map((file) => path.join(sources.native, file)),
     ...['-o', output, `-L${tensorflow}`, '-l:libtensorflow_cc.so.2', '-l:libtensorflow_framework.so.2'],
     `-Wl,-rpath,${runPath}`,
   ];

@@ -1,0 +1,21 @@
+// y = x Wᵀ for few rows of x, as decoding needs it: W is read once, as it is stored, and that is what the time goes into.
+// General matrix products convert all of a bfloat16 W first, or share their work in ways that do not pay for few rows.
+//
+// Each product's terms are added in one order, whatever the number of rows: a row's result does not depend on its company.
+
+#ifndef ANNEAL_SKINNY_MATMUL_H_
+#define ANNEAL_SKINNY_MATMUL_H_
+
+#include <cstdint>
+
+namespace anneal {
+
+enum class WeightType : int32_t { kFloat32 = 0, kBfloat16 = 1 };
+
+// x [m, k], w [n, k], y [m, n], all dense and row by row. Uses as many threads as the process may run on. Safe to call from
+// several threads: one of them gets the helpers, the others work alone.
+void SkinnyMatmul(const float *x, const void *w, WeightType type, float *y, int64_t m, int64_t k, int64_t n);
+
+}  // namespace anneal
+
+#endif  // ANNEAL_SKINNY_MATMUL_H_

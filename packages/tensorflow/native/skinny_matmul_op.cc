@@ -1,0 +1,132 @@
+#include "skinny_matmul_op.h"
+
+#include <cstdio>
+#include <string>
+
+#include "skinny_matmul.h"
+#include "tensorflow/c/ops.h"
+#include "tensorflow/c/tf_status.h"
+#include "tensorflow/c/tf_tensor.h"
+
+// From tensorflow/c/kernels.h, which includes a header that TensorFlow's package leaves out.
+extern "C" {
+struct TF_KernelBuilder;
+struct TF_OpKernelConstruction;
+struct TF_OpKernelContext;
+TF_KernelBuilder *TF_NewKernelBuilder(const char *op, const char *device, void *(*create)(TF_OpKernelConstruction *),
+                                      void (*compute)(void *, TF_OpKernelContext *), void (*destroy)(void *));
+void TF_RegisterKernelBuilder(const char *name, TF_KernelBuilder *builder, TF_Status *status);
+void TF_GetInput(TF_OpKernelContext *context, int index, TF_Tensor **tensor, TF_Status *status);
+TF_Tensor *TF_AllocateOutput(TF_OpKernelContext *context, int index, TF_DataType dtype, const int64_t *dims, int rank,
+                             size_t bytes, TF_Status *status);
+void TF_OpKernelContext_Failure(TF_OpKernelContext *context, TF_Status *status);
+}
+
+// Exported by TensorFlow's library, but in none of the headers that come with it.
+namespace xla {
+class CustomCallTargetRegistry {
+ public:
+  static CustomCallTargetRegistry *Global();
+  void Register(const std::string &symbol, void *address, const std::string &platform);
+};
+}  // namespace xla
+
+namespace anneal {
+namespace {
+
+constexpr char kName[] = "AnnealSkinnyMatmul";
+
+// [..., k], [..., n, k] -> [..., n]
+void InferShape(TF_ShapeInferenceContext *context, TF_Status *status) {
+  TF_ShapeHandle *x = TF_NewShapeHandle(), *w = TF_NewShapeHandle();
+  TF_ShapeHandle *rows = TF_NewShapeHandle(), *columns = TF_NewShapeHandle(), *y = TF_NewShapeHandle();
+  TF_ShapeInferenceContextGetInput(context, 0, x, status);
+  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextGetInput(context, 1, w, status);
+  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSubshape(context, x, 0, -1, rows, status);
+  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSubshape(context, w, -2, -1, columns, status);
+  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextConcatenateShapes(context, rows, columns, y, status);
+  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSetOutput(context, 0, y, status);
+  for (TF_ShapeHandle *handle : {x, w, rows, columns, y}) TF_DeleteShapeHandle(handle);
+}
+
+class Input {
+ public:
+  Input(TF_OpKernelContext *context, int index, TF_Status *status) { TF_GetInput(context, index, &tensor_, status); }
+  ~Input() {
+    if (tensor_) TF_DeleteTensor(tensor_);
+  }
+  // Counted from the end: 1 is the last.
+  int64_t Dim(int back) const { return TF_Dim(tensor_, TF_NumDims(tensor_) - back); }
+  TF_Tensor *tensor() const { return tensor_; }
+  template <typename T>
+  const T *data() const {
+    return static_cast<const T *>(TF_TensorData(tensor_));
+  }
+
+ private:
+  TF_Tensor *tensor_ = nullptr;
+};
+
+void Compute(TF_OpKernelContext *context, TF_Status *status) {
+  const Input x(context, 0, status);
+  if (TF_GetCode(status) != TF_OK) return;
+  const Input w(context, 1, status);
+  if (TF_GetCode(status) != TF_OK) return;
+  const int64_t k = x.Dim(1), n = w.Dim(2), m = TF_TensorElementCount(x.tensor()) / (k > 0 ? k : 1);
+  if (k == 0 || w.Dim(1) != k || TF_TensorElementCount(w.tensor()) != n * k) {
+    TF_SetStatus(status, TF_INVALID_ARGUMENT, "AnnealSkinnyMatmul takes x [..., k] and w [n, k]");
+    return;
+  }
+  int64_t shape[8];
+  const int rank = TF_NumDims(x.tensor());
+  for (int i = 0; i < rank; i++) shape[i] = TF_Dim(x.tensor(), i);
+  shape[rank - 1] = n;
+  TF_Tensor *y = TF_AllocateOutput(context, 0, TF_FLOAT, shape, rank, m * n * sizeof(float), status);
+  if (TF_GetCode(status) != TF_OK) return;
+  const WeightType type =
+      TF_TensorType(w.tensor()) == TF_BFLOAT16 ? WeightType::kBfloat16 : WeightType::kFloat32;
+  SkinnyMatmul(x.data<float>(), w.data<void>(), type, static_cast<float *>(TF_TensorData(y)), m, k, n);
+  TF_DeleteTensor(y);
+}
+
+void ComputeOrFail(void *, TF_OpKernelContext *context) {
+  TF_Status *status = TF_NewStatus();
+  Compute(context, status);
+  if (TF_GetCode(status) != TF_OK) TF_OpKernelContext_Failure(context, status);
+  TF_DeleteStatus(status);
+}
+
+// What XLA calls: `config` holds "type m k n", since buffers come without their shapes.
+void XlaCall(void *y, const void **inputs, const char *config, size_t length, void *) {
+  int type = 0;
+  long long m = 0, k = 0, n = 0;
+  const std::string text(config, length);
+  if (sscanf(text.c_str(), "%d %lld %lld %lld", &type, &m, &k, &n) != 4) return;
+  SkinnyMatmul(static_cast<const float *>(inputs[0]), inputs[1], static_cast<WeightType>(type),
+               static_cast<float *>(y), m, k, n);
+}
+
+void Check(const TF_Status *status) {
+  if (TF_GetCode(status) != TF_OK) fprintf(stderr, "%s: %s\n", kName, TF_Message(status));
+}
+
+}  // namespace
+
+void RegisterSkinnyMatmul() {
+  TF_Status *status = TF_NewStatus();
+  TF_OpDefinitionBuilder *op = TF_NewOpDefinitionBuilder(kName);
+  TF_OpDefinitionBuilderAddInput(op, "x: float");
+  TF_OpDefinitionBuilderAddInput(op, "w: T");
+  TF_OpDefinitionBuilderAddOutput(op, "y: float");
+  TF_OpDefinitionBuilderAddAttr(op, "T: {float, bfloat16}");
+  TF_OpDefinitionBuilderSetShapeInferenceFunction(op, InferShape);
+  TF_RegisterOpDefinition(op, status);
+  Check(status);
+  TF_KernelBuilder *kernel = TF_NewKernelBuilder(kName, "CPU", nullptr, ComputeOrFail, nullptr);
+  TF_RegisterKernelBuilder(kName, kernel, status);
+  Check(status);
+  TF_DeleteStatus(status);
+  xla::CustomCallTargetRegistry::Global()->Register(kName, reinterpret_cast<void *>(XlaCall), "Host");
+}
+
+}  // namespace anneal
