@@ -97,6 +97,16 @@ export class SafetensorsReader implements Disposable {
     return bytes;
   }
 
+  /** Bytes `begin` to `end` (not included) of a tensor, for those that are best read in parts; blocking. */
+  readPartSync(name: string, begin: number, end: number): Uint8Array<ArrayBuffer> {
+    const { file, entry } = this.#find(name);
+    if (begin < 0 || end < begin || end > entry.byteLength)
+      throw new RangeError(`tensor "${name}" has ${entry.byteLength} bytes: no part ${begin} to ${end}`);
+    const bytes = new Uint8Array(end - begin);
+    fillSync(file, entry, bytes, begin);
+    return bytes;
+  }
+
   /**
    * A tensor of dtype F64, F32, F16 or BF16 as float32. Peak memory is the result plus a few MiB.
    *
@@ -130,6 +140,13 @@ export class SafetensorsReader implements Disposable {
       offset += values.length;
     }
     return out;
+  }
+
+  /** One of `parts` equal parts of a tensor as float32, as {@link readFloat32} has it; blocking. */
+  readFloat32PartSync(name: string, index: number, parts: number): Float32Array<ArrayBuffer> {
+    const { entry, dtype } = this.#findFloat(name);
+    const bytes = entry.byteLength / parts;
+    return widenToFloat32(dtype, this.readPartSync(name, index * bytes, (index + 1) * bytes));
   }
 
   /** Closes the files; reading afterwards fails. */

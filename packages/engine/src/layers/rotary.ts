@@ -1,17 +1,6 @@
 /** Rotary position embeddings (Su et al. 2021, arXiv:2104.09864), half-split form as Hugging Face checkpoints use it. */
 import { type Tensor, tf } from '@anneal/tensorflow';
-
-/** How a checkpoint stretches its rotary wavelengths beyond the context it was trained on first. */
-export type RopeScaling =
-  | { type: 'default' }
-  | { type: 'linear'; factor: number }
-  | {
-      type: 'llama3';
-      factor: number;
-      lowFreqFactor: number;
-      highFreqFactor: number;
-      originalMaxPosition: number;
-    };
+import { type RopeScaling, ropeAmplitude, ropeFrequencies } from './rope-scaling.ts';
 
 export interface RopeConfig {
   theta: number;
@@ -26,37 +15,18 @@ export interface RopeTensors {
   sin: Tensor;
 }
 
-/** Angular frequencies [dim / 2], in float64 so that long positions stay exact. */
-export function ropeFrequencies({ theta, dim, scaling }: RopeConfig): Float64Array {
-  return Float64Array.from({ length: dim / 2 }, (_, i) => scaleFrequency(theta ** ((-2 * i) / dim), scaling));
-}
-
-function scaleFrequency(frequency: number, scaling: RopeScaling): number {
-  if (scaling.type === 'default') return frequency;
-  if (scaling.type === 'linear') return frequency / scaling.factor;
-  // Llama 3.1: long wavelengths are stretched, short ones kept, those between blended.
-  const wavelength = (2 * Math.PI) / frequency;
-  const low = scaling.originalMaxPosition / scaling.lowFreqFactor;
-  const high = scaling.originalMaxPosition / scaling.highFreqFactor;
-  if (wavelength < high) return frequency;
-  if (wavelength > low) return frequency / scaling.factor;
-  const smooth =
-    (scaling.originalMaxPosition / wavelength - scaling.lowFreqFactor) /
-    (scaling.highFreqFactor - scaling.lowFreqFactor);
-  return (1 - smooth) * (frequency / scaling.factor) + smooth * frequency;
-}
-
 /** Host-side table of cosines and sines for positions 0 … length - 1, each [length, dim / 2]. */
 export function ropeTable(config: RopeConfig, length: number): { cos: Float32Array; sin: Float32Array } {
   const frequencies = ropeFrequencies(config);
+  const amplitude = ropeAmplitude(config.scaling);
   const half = frequencies.length;
   const cos = new Float32Array(length * half);
   const sin = new Float32Array(length * half);
   for (let position = 0; position < length; position++) {
     for (let i = 0; i < half; i++) {
       const angle = position * (frequencies[i] as number);
-      cos[position * half + i] = Math.cos(angle);
-      sin[position * half + i] = Math.sin(angle);
+      cos[position * half + i] = amplitude * Math.cos(angle);
+      sin[position * half + i] = amplitude * Math.sin(angle);
     }
   }
   return { cos, sin };
@@ -74,4 +44,15 @@ export function applyRope(x: Tensor, { cos, sin }: RopeTensors): Tensor {
     [tf.sub(tf.mul(first, c), tf.mul(second, s)), tf.add(tf.mul(second, c), tf.mul(first, s))],
     -1,
   );
+}
+
+/**
+ * {@link applyRope} for checkpoints that pair dimensions (2i, 2i + 1). The result has the halves apart, in queries and keys
+ * alike, which leaves their products the same.
+ * @param x [batch, heads, time, dim]
+ */
+export function applyInterleavedRope(x: Tensor, rope: RopeTensors): Tensor {
+  const [batch, heads, time, dim] = x.shape as [number, number, number, number];
+  const pairs = tf.transpose(tf.reshape(x, [batch, heads, time, dim / 2, 2]), [0, 1, 2, 4, 3]);
+  return applyRope(tf.reshape(pairs, x.shape), rope);
 }

@@ -2,6 +2,7 @@
 import { EngineError } from '../engine.ts';
 import type { Architecture } from './architecture.ts';
 import { gemma3 } from './gemma3.ts';
+import { gptOss } from './gpt-oss.ts';
 import { llama } from './llama.ts';
 import { mistral } from './mistral.ts';
 import { olmo2 } from './olmo2.ts';
@@ -9,7 +10,7 @@ import { qwen2 } from './qwen2.ts';
 import { qwen3 } from './qwen3.ts';
 import { qwen3Moe } from './qwen3-moe.ts';
 
-const ARCHITECTURES: Architecture[] = [llama, mistral, olmo2, qwen2, qwen3, qwen3Moe, gemma3];
+const ARCHITECTURES: Architecture[] = [llama, mistral, olmo2, qwen2, qwen3, qwen3Moe, gemma3, gptOss];
 
 /** `model_type` values that can be served. */
 export function supportedModelTypes(): string[] {
