@@ -27,6 +27,7 @@ const SUITES = {
   checks: async () => [
     await runCheck('format and lint', join(BIN, 'biome'), ['check', '.']),
     await runCheck('types', join(BIN, 'tsc'), ['-p', 'tsconfig.check.json']),
+    await runCheck('types of the console', join(BIN, 'tsc'), ['-p', 'apps/console/tsconfig.json']),
   ],
   unit: async () => [await runVitest('unit tests')],
   sdk: () => againstServer([{ ...COMPAT, name: 'tinker SDK' }]),

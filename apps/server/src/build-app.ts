@@ -17,11 +17,14 @@ import { SignedLinks } from './downloads/signed-links.ts';
 import { ApiError } from './errors.ts';
 import { addAuth } from './http/auth.ts';
 import { addBodyParsers } from './http/body-parsers.ts';
+import { addConsole } from './http/console-files.ts';
 import { sendError, toApiError } from './http/error-handler.ts';
 import { consumeRefused } from './http/sequenced-refusal.ts';
 import { logUnknownFields } from './http/unknown-fields.ts';
+import { closeUnusedConnections } from './http/unused-connections.ts';
 import { authRoutes } from './routes/auth.ts';
 import { checkpointRoutes } from './routes/checkpoints.ts';
+import { CONSOLE_API_PREFIX, consoleRoutes } from './routes/console/api.ts';
 import { downloadRoutes } from './routes/downloads.ts';
 import { futureRoutes } from './routes/futures.ts';
 import { modelRoutes } from './routes/models.ts';
@@ -39,6 +42,8 @@ export interface AppDeps {
   store: Store;
   engine: Engine;
   config: ServerConfig;
+  /** Folder of the built console; absent: it is not built. */
+  consoleFolder?: string | undefined;
   /** Where log lines go; absent: nowhere. */
   logger?: FastifyServerOptions['logger'];
 }
@@ -70,7 +75,7 @@ const groups: Routes[] = [
 ];
 
 /** Builds the HTTP application over a store and an engine. Opens no port and reads no file or environment. */
-export async function buildApp({ store, engine, config, logger }: AppDeps): Promise<App> {
+export async function buildApp({ store, engine, config, consoleFolder, logger }: AppDeps): Promise<App> {
   const http = Fastify({
     logger: logger ?? false,
     bodyLimit: config.bodyLimitMiB * MIB,
@@ -99,8 +104,16 @@ export async function buildApp({ store, engine, config, logger }: AppDeps): Prom
   for (const prefix of OPENAI_PREFIXES) {
     await http.register((scope) => addOpenAi(scope, deps, store), { prefix });
   }
+  if (config.console) {
+    await http.register((scope) => addConsoleApi(scope, deps, store), { prefix: CONSOLE_API_PREFIX });
+    await http.register((scope) => addConsole(scope, consoleFolder));
+    http.addHook('onListen', async () => services.console.monitor.start());
+  }
+  closeUnusedConnections(http);
   http.addHook('preClose', async () => {
     services.openAi.generator.close();
+    services.console.monitor.stop();
+    services.console.feed.close();
     await services.futures.close();
   });
   return { http, services, routes };
@@ -120,6 +133,11 @@ async function addApi(scope: FastifyInstance, deps: RouteDeps, store: Store): Pr
 async function addOpenAi(scope: FastifyInstance, deps: RouteDeps, store: Store): Promise<void> {
   await addFrontDoor(scope, deps.config, store);
   await addOpenAiRoutes(scope, deps);
+}
+
+async function addConsoleApi(scope: FastifyInstance, deps: RouteDeps, store: Store): Promise<void> {
+  await addFrontDoor(scope, deps.config, store);
+  for (const group of consoleRoutes) await scope.register(group, deps);
 }
 
 /** What every call passes: body, key, limit and schema. */

@@ -167,6 +167,31 @@ export const ServerConfig = z.strictObject({
     .default('info')
     .describe('What is written to the log'),
   docs: z.boolean().default(true).describe('Serve the API documentation at /docs'),
+  console: z.boolean().default(true).describe('Serve the web console at /'),
+  metricSteps: z
+    .int()
+    .min(0)
+    .max(1_000_000)
+    .default(5000)
+    .describe('Steps whose metrics are kept per run, of longer runs a selection; 0 records none'),
+  metricKeepDays: z
+    .number()
+    .min(1)
+    .max(3650)
+    .default(90)
+    .describe('How long metrics of unused runs and daily usage are kept'),
+  rolloutsPerSession: z
+    .int()
+    .min(0)
+    .max(100_000)
+    .default(200)
+    .describe('Sampling requests kept with their text per session, for the console; 0 records none'),
+  rolloutKeepHours: z
+    .number()
+    .min(0.1)
+    .max(8760)
+    .default(24)
+    .describe('How long recorded sampling requests are kept'),
 });
 
 /** A complete, checked configuration. */

@@ -4,6 +4,7 @@ import { createWorkerEngine, type Engine } from '@anneal/engine';
 import { FolderInUseError, lockFolder, type Store } from '@anneal/store';
 import { type App, buildApp } from './build-app.ts';
 import type { ServerConfig } from './config.ts';
+import { findConsole } from './http/console-files.ts';
 import { openStore } from './open-store.ts';
 import { StartError } from './start-error.ts';
 import { startSweeping } from './sweeper.ts';
@@ -42,7 +43,13 @@ export async function startServer(config: ServerConfig, options: StartOptions = 
     await store.futures.failUnfinished('The server was restarted before this request ended; send it again');
     const engine = await startEngine(config, options);
     closers.unshift(() => engine.close());
-    const app = await buildApp({ store, engine, config, logger: loggerOf(config) });
+    const app = await buildApp({
+      store,
+      engine,
+      config,
+      consoleFolder: findConsole(),
+      logger: loggerOf(config),
+    });
     closers.unshift(() => app.http.close());
     const url = await listen(app, config);
     const stopSweeping = startSweeping(app.services, store, config, app.http.log);
@@ -54,6 +61,7 @@ export async function startServer(config: ServerConfig, options: StartOptions = 
         await app.http.close();
         const drainMs = config.drainSeconds * 1000;
         await Promise.all([app.services.sampling.close(drainMs), app.services.live.close(drainMs)]);
+        await app.services.console.recorder.flush();
         await engine.close();
         await store.close();
         unlock();

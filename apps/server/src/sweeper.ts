@@ -39,6 +39,10 @@ export async function sweep(
   for (const run of await store.runs.idleSnapshots(now - config.snapshotKeepHours * HOUR)) {
     await services.live.forgetSnapshot(run);
   }
+  await services.console.recorder.sweep({
+    metrics: now - config.metricKeepDays * 24 * HOUR,
+    rollouts: now - config.rolloutKeepHours * HOUR,
+  });
   await services.live.storeIdle();
   await freeSilent(services, store, now - config.sessionSilenceSeconds * 1000);
 }

@@ -6,6 +6,7 @@ import type { OpenAiModel } from './openai-models.ts';
 import type { Prompt } from './openai-prompts.ts';
 import { OpenAiRefusal } from './openai-refusal.ts';
 import { type PlacedToken, SequenceText, type TextPiece } from './openai-text.ts';
+import type { Recorder } from './recorder.ts';
 import type { SamplerPool } from './sampler-pool.ts';
 import type { SamplerService } from './samplers.ts';
 
@@ -61,6 +62,7 @@ export interface GeneratorDeps {
   engine: Engine;
   samplers: SamplerService;
   pool: SamplerPool;
+  recorder: Recorder;
   maxPending: number;
 }
 
@@ -150,6 +152,7 @@ export class OpenAiGenerator {
     );
     const wanted = params.maxTokens === 0 ? withoutSamples(result) : result;
     for (const [at, text] of texts.entries()) text.end(wanted, at);
+    this.#deps.recorder.generated(model.owner, prompt.ids.length, wanted);
     usage.promptTokens += prompt.ids.length;
     usage.cachedTokens += result.promptCacheHitTokens;
     usage.completionTokens += wanted.sequences.reduce((sum, { tokens }) => sum + tokens.length, 0);

@@ -57,7 +57,7 @@ export class OpenAiModels {
   }
 
   /** The tokenizer of the base model, read once. */
-  tokenizer({ info: { folder } }: OpenAiModel): Promise<Tokenizer> {
+  tokenizer({ info: { folder } }: Pick<OpenAiModel, 'info'>): Promise<Tokenizer> {
     const known = this.#tokenizers.get(folder);
     if (known) return known;
     const loading = loadTokenizer(folder);

@@ -6,6 +6,7 @@ import { bodyHash } from '../wire/body-hash.ts';
 import { textTokens } from '../wire/model-input.ts';
 import { jsonResult, protobufResult } from './failure.ts';
 import type { LiveModels } from './live-models.ts';
+import type { Recorder } from './recorder.ts';
 import type { TrainingService } from './training.ts';
 
 /** The two primitives that train: forward (and backward) passes, and optimizer steps. */
@@ -13,11 +14,13 @@ export class PassService {
   readonly #engine: Engine;
   readonly #training: TrainingService;
   readonly #live: LiveModels;
+  readonly #recorder: Recorder;
 
-  constructor(engine: Engine, training: TrainingService, live: LiveModels) {
+  constructor(engine: Engine, training: TrainingService, live: LiveModels, recorder: Recorder) {
     this.#engine = engine;
     this.#training = training;
     this.#live = live;
+    this.#recorder = recorder;
   }
 
   /** Loss and gradients of a batch; with `forwardOnly`, the loss alone. */
@@ -30,11 +33,15 @@ export class PassService {
       bodyHash: bodyHash(request),
       run: async (live, seq) => {
         const data = request.data.map(toEngineDatum);
+        const startedAt = Date.now();
         const pass = this.#engine.forwardBackward({ modelId, data, lossFn, lossFnConfig, forwardOnly });
         const result = (async () => {
           const output = await pass;
           if (!forwardOnly) this.#live.changed(live, seq, 'gradient');
           checkMetrics(output.metrics);
+          if (!forwardOnly) {
+            this.#recorder.passed(live.run, { data, lossFn, metrics: output.metrics, startedAt });
+          }
           const outcome = protobufResult(encodeForwardBackwardOutput(output));
           return forwardOnly ? { outcome } : { outcome, effect: { changedSeq: seq } };
         })();
@@ -52,12 +59,14 @@ export class PassService {
       seq: request.seq_id ?? undefined,
       bodyHash: bodyHash(request),
       run: async (live, seq, ended) => {
-        const step = this.#engine.optimStep(live.run.id, toEngineAdam(params));
+        const adam = toEngineAdam(params);
+        const step = this.#engine.optimStep(live.run.id, adam);
         let stepsBy = 0;
         const result = (async () => {
           const { metrics } = await step;
           this.#live.changed(live, seq, 'step');
           stepsBy = live.step;
+          this.#recorder.stepped(live.run, live.step, adam, metrics);
           const outcome = jsonResult({ type: 'optim_step', metrics: finiteOnly(metrics) });
           return { outcome, effect: { changedSeq: seq } };
         })();

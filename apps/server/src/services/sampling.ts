@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Engine, SampleRequest as EngineSample } from '@anneal/engine';
+import type { Sampler } from '@anneal/store';
 import { encodeSampleResponse, type SampleRequest, type UntypedApiFuture } from '@anneal/types';
 import type { FastifyBaseLogger } from 'fastify';
 import { ApiError } from '../errors.ts';
@@ -8,6 +9,7 @@ import { toEncodableSample, toEngineSample } from '../wire/sample.ts';
 import type { BaseModels } from './base-models.ts';
 import { failed, protobufResult } from './failure.ts';
 import type { FutureService } from './futures.ts';
+import type { Recorder } from './recorder.ts';
 import type { SamplerPool, Weights } from './sampler-pool.ts';
 import type { SamplerService } from './samplers.ts';
 import type { SessionService } from './sessions.ts';
@@ -19,12 +21,15 @@ export interface SamplingDeps {
   futures: FutureService;
   samplers: SamplerService;
   pool: SamplerPool;
+  recorder: Recorder;
   log: FastifyBaseLogger;
 }
 
 interface Target {
   requestId: string;
   samplerId: string | null;
+  /** Absent where the request names its weights itself. */
+  sampler?: Sampler;
   seq: bigint | null;
   sessionId: string | null;
   weights: Weights;
@@ -128,8 +133,8 @@ export class SamplingService {
     sample: Omit<EngineSample, 'samplerId'>,
     signal: AbortSignal,
   ): Promise<void> {
-    const { requestId, weights } = target;
-    const { engine, pool, samplers, futures, log } = this.#deps;
+    const { requestId, weights, sampler } = target;
+    const { engine, pool, samplers, futures, recorder, log } = this.#deps;
     try {
       const result = await pool.use(
         weights,
@@ -138,6 +143,8 @@ export class SamplingService {
       );
       const body = encodeSampleResponse(toEncodableSample(result, request));
       await futures.complete(requestId, protobufResult(body));
+      if (sampler) recorder.sampled(requestId, sampler, sample, result);
+      else recorder.generated(owner, sample.prompt.length, result);
     } catch (error) {
       if (this.#closed) return;
       const cause = signal.aborted ? new ApiError('invalid_request', 'The sample was cancelled') : error;
@@ -152,6 +159,7 @@ export class SamplingService {
     return {
       requestId: `${id}:${seq}`,
       samplerId: id,
+      sampler,
       seq,
       sessionId: sampler.sessionId,
       weights: { baseModel: sampler.baseModel, blob: sampler.blob },

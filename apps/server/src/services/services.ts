@@ -4,14 +4,20 @@ import type { FastifyBaseLogger } from 'fastify';
 import type { ServerConfig } from '../config.ts';
 import { BaseModels } from './base-models.ts';
 import { CheckpointService } from './checkpoints.ts';
+import { ConsoleAccountService } from './console-account.ts';
+import { ConsoleRolloutService } from './console-rollouts.ts';
+import { ConsoleRunService } from './console-runs.ts';
 import { CopyService } from './copies.ts';
 import { FutureService } from './futures.ts';
 import { KeyService } from './keys.ts';
+import { LiveFeed } from './live-feed.ts';
 import { LiveModels } from './live-models.ts';
 import { ModelService } from './models.ts';
+import { Monitor } from './monitor.ts';
 import { OpenAiGenerator } from './openai-generation.ts';
 import { OpenAiModels } from './openai-models.ts';
 import { PassService } from './passes.ts';
+import { Recorder } from './recorder.ts';
 import { RunService } from './runs.ts';
 import { SamplerPool } from './sampler-pool.ts';
 import { SamplerService } from './samplers.ts';
@@ -38,6 +44,15 @@ export interface Services {
   keys: KeyService;
   usage: UsageStore;
   openAi: { models: OpenAiModels; generator: OpenAiGenerator };
+  /** What only the web console asks. */
+  console: {
+    monitor: Monitor;
+    recorder: Recorder;
+    feed: LiveFeed;
+    runs: ConsoleRunService;
+    rollouts: ConsoleRolloutService;
+    account: ConsoleAccountService;
+  };
   /** Resolves when the engine answers. */
   health(): Promise<void>;
 }
@@ -66,6 +81,13 @@ export async function createServices(
   );
   const training = new TrainingService({ store, sessions, futures, live, log });
   const samplers = new SamplerService({ store, baseModels, sessions, checkpoints, pool });
+  const runs = new RunService(store);
+  const openAiModels = new OpenAiModels({ baseModels, samplers });
+  const monitor = new Monitor(engine, baseModels, log);
+  const recorder = new Recorder(store, log, {
+    metricSteps: config.metricSteps,
+    rollouts: config.rolloutsPerSession,
+  });
   return {
     baseModels,
     sessions,
@@ -74,20 +96,34 @@ export async function createServices(
     training,
     live,
     samplers,
-    runs: new RunService(store),
+    runs,
     copies: new CopyService(store, sessions, checkpoints),
     keys: new KeyService(store),
     usage: store.usage,
     openAi: {
-      models: new OpenAiModels({ baseModels, samplers }),
-      generator: new OpenAiGenerator({ engine, samplers, pool, maxPending: config.maxPendingSamples }),
+      models: openAiModels,
+      generator: new OpenAiGenerator({
+        engine,
+        samplers,
+        pool,
+        recorder,
+        maxPending: config.maxPendingSamples,
+      }),
+    },
+    console: {
+      monitor,
+      recorder,
+      feed: new LiveFeed(monitor, recorder),
+      runs: new ConsoleRunService(store, runs, checkpoints, config.sessionSilenceSeconds * 1000),
+      rollouts: new ConsoleRolloutService({ store, sessions, baseModels, models: openAiModels }),
+      account: new ConsoleAccountService(store),
     },
     health: async () => void (await engine.status()),
     models: new ModelService({ store, engine, baseModels, sessions, checkpoints, live, training }, config),
-    passes: new PassService(engine, training, live),
+    passes: new PassService(engine, training, live, recorder),
     saves: new SaveService({ store, engine, training, checkpoints, pool, samplers }, config),
     sampling: new SamplingService(
-      { engine, baseModels, sessions, futures, samplers, pool, log },
+      { engine, baseModels, sessions, futures, samplers, pool, recorder, log },
       { maxPending: config.maxPendingSamples },
     ),
   };

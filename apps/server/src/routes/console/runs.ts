@@ -1,0 +1,34 @@
+import { ConsoleMetrics, ConsoleRunDetail, ConsoleRuns } from '@anneal/types/console';
+import * as z from 'zod';
+import { answers, type Routes } from '../route.ts';
+
+const tags = ['console'];
+const params = z.object({ run_id: z.string() });
+const page = z.strictObject({
+  limit: z.coerce.number().int().min(1).max(200).default(50),
+  offset: z.coerce.number().int().min(0).default(0),
+});
+const since = z.strictObject({
+  after: z.coerce.number().int().min(0).optional().describe('Only steps after this one'),
+});
+
+/** Training runs with their curves. */
+export const consoleRunRoutes: Routes = async (app, { services: { console } }) => {
+  app.get(
+    '/runs',
+    { schema: { tags, querystring: page, response: answers(ConsoleRuns) } },
+    ({ owner, query }) => console.runs.list(owner, query.limit, query.offset),
+  );
+
+  app.get(
+    '/runs/:run_id',
+    { schema: { tags, params, response: answers(ConsoleRunDetail) } },
+    ({ owner, params }) => console.runs.detail(params.run_id, owner),
+  );
+
+  app.get(
+    '/runs/:run_id/metrics',
+    { schema: { tags, params, querystring: since, response: answers(ConsoleMetrics) } },
+    ({ owner, params, query }) => console.runs.metrics(params.run_id, owner, query.after),
+  );
+};
