@@ -1,9 +1,10 @@
-"""Every public method of the SDK's clients is accounted for, and docs/compatibility.md says how.
+"""Every public method of the SDK's clients is accounted for, and so is what users ask for; docs/compatibility.md says how.
 
-`python compat_surface.py` writes the document's table anew.
+`python compat_surface.py` writes the document's tables anew.
 """
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -13,7 +14,6 @@ import tinker
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent.parent / "docs" / "compatibility.md"
-START, END = "<!-- methods: start -->", "<!-- methods: end -->"
 METHODS: dict[str, dict[str, str | dict[str, str]]] = json.loads((HERE / "methods.json").read_text())
 
 
@@ -49,10 +49,25 @@ def table() -> str:
     return "\n".join([head, *lines])
 
 
+def asked_for() -> dict[str, str]:
+    """Test name → what users ask for, which is the first line of its docstring."""
+    module = ast.parse((HERE / "compat_complaints.py").read_text())
+    tests = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    return {test.name: (ast.get_docstring(test) or "").split("\n")[0] for test in tests}
+
+
+def complaints() -> str:
+    rows = [f"| {what.removesuffix('.')} | `{name}` |" for name, what in asked_for().items()]
+    return "\n".join(["| what | test in compat_complaints.py |", "| --- | --- |", *rows])
+
+
 def document() -> str:
     text = DOCUMENT.read_text()
-    before, rest = text.split(START)
-    return f"{before}{START}\n{table()}\n{END}{rest.split(END)[1]}"
+    for name, content in {"complaints": complaints(), "methods": table()}.items():
+        start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
+        before, rest = text.split(start)
+        text = f"{before}{start}\n{content}\n{end}{rest.split(end)[1]}"
+    return text
 
 
 def test_every_public_method_is_listed():
@@ -63,6 +78,10 @@ def test_every_public_method_is_listed():
 def test_every_named_test_exists():
     named = {how for methods in METHODS.values() for how in methods.values() if isinstance(how, str)}
     assert named <= set(declared_tests())
+
+
+def test_every_complaint_is_told_in_a_sentence():
+    assert all(what.endswith(".") for what in asked_for().values()), asked_for()
 
 
 def test_the_document_is_up_to_date():

@@ -1,6 +1,7 @@
 """Adapters that the server trains, in peft; and peft's training beside the server's."""
 from __future__ import annotations
 
+import json
 import os
 import uuid
 import urllib.request
@@ -12,6 +13,7 @@ import tinker
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from compat_complaints import archived
 from tinker import types
 
 BASE_MODEL = os.environ.get("BASE_MODEL", "")
@@ -74,6 +76,22 @@ def trained(request, service, tokenizer, tmp_path):
 def test_peft_loads_the_export_with_equal_logprobs(trained, reference):
     sampler = trained["model"].save_weights_and_get_sampling_client().result()
     adapted = PeftModel.from_pretrained(reference, trained["after"]).eval()
+    for ids in trained["tokens"]:
+        with torch.no_grad():
+            wanted = logprobs(adapted, ids).numpy()
+        served = sampler.compute_logprobs(types.ModelInput.from_ints(ids)).result()[1:]
+        assert np.max(np.abs(np.asarray(served) - wanted)) < 1e-3
+
+
+def test_peft_loads_a_downloaded_checkpoint_as_it_is(trained, reference, tmp_path):
+    """Unlike an export, the archive of a checkpoint calls the head `lm_head`."""
+    tensors, config = archived(trained["model"].save_weights_for_sampler(f"interop-{uuid.uuid4().hex[:8]}").result().path)
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    save_file({name: torch.from_numpy(values.copy()) for name, values in tensors.items()}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    sampler = trained["model"].save_weights_and_get_sampling_client().result()
+    adapted = PeftModel.from_pretrained(reference, folder).eval()
     for ids in trained["tokens"]:
         with torch.no_grad():
             wanted = logprobs(adapted, ids).numpy()
