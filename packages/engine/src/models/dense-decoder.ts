@@ -48,8 +48,12 @@ export function attentionModules(config: DecoderConfig, layer: number): LoraModu
   ];
 }
 
-export function mlpModules({ hiddenSize, intermediateSize }: DenseConfig, layer: number): LoraModule[] {
-  const module = projection(`${layerPath(layer)}.mlp`, 'mlp');
+/** @param at The MLP's path */
+export function mlpModules(
+  { hiddenSize, intermediateSize }: Pick<DenseConfig, 'hiddenSize' | 'intermediateSize'>,
+  at: string,
+): LoraModule[] {
+  const module = projection(at, 'mlp');
   return [
     module('gate', hiddenSize, intermediateSize),
     module('up', hiddenSize, intermediateSize),
@@ -76,7 +80,7 @@ export const denseDecoder = {
   }),
   layerModules: (config: DenseConfig, layer: number) => [
     ...attentionModules(config, layer),
-    ...mlpModules(config, layer),
+    ...mlpModules(config, `${layerPath(layer)}.mlp`),
   ],
   outerTensors: ({ tieWordEmbeddings }: DecoderConfig) => ({
     embed: 'model.embed_tokens.weight',

@@ -82,7 +82,7 @@ function layerTensors(config: Qwen3MoeConfig, layer: number): Record<string, Wei
 function layerModules(config: Qwen3MoeConfig, layer: number): LoraModule[] {
   const mlp = config.isSparse[layer]
     ? expertModules(config, `${mlpPath(layer)}.experts`)
-    : mlpModules(config, layer);
+    : mlpModules(config, mlpPath(layer));
   return [...attentionModules(config, layer), ...mlp];
 }
 

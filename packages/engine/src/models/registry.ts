@@ -1,6 +1,7 @@
 /** Every model family the engine knows, by the `model_type` of config.json. Adding one is a file and a line here. */
 import { EngineError } from '../engine.ts';
 import type { Architecture } from './architecture.ts';
+import { deepseekV3 } from './deepseek-v3.ts';
 import { gemma3 } from './gemma3.ts';
 import { gptOss } from './gpt-oss.ts';
 import { llama } from './llama.ts';
@@ -10,7 +11,17 @@ import { qwen2 } from './qwen2.ts';
 import { qwen3 } from './qwen3.ts';
 import { qwen3Moe } from './qwen3-moe.ts';
 
-const ARCHITECTURES: Architecture[] = [llama, mistral, olmo2, qwen2, qwen3, qwen3Moe, gemma3, gptOss];
+const ARCHITECTURES: Architecture[] = [
+  llama,
+  mistral,
+  olmo2,
+  qwen2,
+  qwen3,
+  qwen3Moe,
+  gemma3,
+  gptOss,
+  deepseekV3,
+];
 
 /** `model_type` values that can be served. */
 export function supportedModelTypes(): string[] {
