@@ -28,7 +28,12 @@ export const ServerConfig = z.strictObject({
     .record(z.string(), z.string())
     .default({})
     .describe('Further names of served models: alias to model name'),
-  precision: z.enum(['fp32', 'bf16']).default('fp32').describe('Number format of the base weights'),
+  precision: z
+    .enum(['auto', 'fp32', 'bf16'])
+    .default('auto')
+    .describe(
+      'How base weights are kept: as the checkpoint has them, in fp32, or in bf16 with bf16 products where the device has them',
+    ),
   loraAlpha: z
     .number()
     .positive()

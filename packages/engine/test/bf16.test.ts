@@ -8,7 +8,7 @@ import '../src/testing/tensorflow.ts';
 import { Trainer } from '../src/training/trainer.ts';
 
 const fixture = archFixture('llama3');
-const base = BaseModel.load(fixture.modelDir, 'bf16');
+const base = BaseModel.load(fixture.modelDir, 'bf16', 'bf16');
 const trainer = new Trainer(base, { activationBudgetBytes: 1e9 });
 const spec = loraSpec({ rank: 8, trainUnembed: true });
 const file = fixture.lora('r8_unembed');

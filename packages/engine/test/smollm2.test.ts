@@ -45,7 +45,7 @@ interface CurveFixture {
 }
 
 const { folder } = await resolveModel('HuggingFaceTB/SmolLM2-135M-Instruct');
-const base = BaseModel.load(folder, 'fp32');
+const base = BaseModel.load(folder, 'auto');
 const trainer = new Trainer(base, { activationBudgetBytes: 1.5e9 });
 const sampler = new Sampler(base, trainer.head, {
   maxSlots: 8,

@@ -95,7 +95,7 @@ test.each([
   async (params) => {
     const fixture = archFixture('llama3');
     const { tokens } = fixture.reference.sequences[0]!;
-    const base = BaseModel.load(fixture.modelDir, 'fp32');
+    const base = BaseModel.load(fixture.modelDir, 'auto');
     const options = { maxSlots: 64, kvBudgetBytes: 1e9, prefillTokens: 64, xla: false };
     const sampler = new Sampler(base, new HeadPass(base), {
       ...options,

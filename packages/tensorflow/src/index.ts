@@ -8,6 +8,7 @@ export {
   statelessUniform,
   upload,
 } from './backend.ts';
+export { multipliesBfloat16 } from './bfloat16.ts';
 export { type CompileOptions, compile } from './compile/compile.ts';
 export { type CompiledVjp, compileVjp, type ResidualPolicy, type VjpOptions } from './compile/compile-vjp.ts';
 export type { MatmulPrecision } from './compile/trace.ts';

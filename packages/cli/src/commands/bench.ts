@@ -1,3 +1,4 @@
+import { ServerConfig } from '@anneal/server';
 import type { Command } from 'commander';
 import { z } from 'zod';
 import { DEFAULT_MODEL } from '../config/serve-config.ts';
@@ -6,12 +7,13 @@ import { print } from '../output/print.ts';
 
 const Options = z.strictObject({
   model: z.string().min(1),
-  precision: z.enum(['fp32', 'bf16']).optional(),
+  precision: ServerConfig.shape.precision,
   case: z.array(z.string().min(1)).default([]),
   repeat: z.coerce.number().int().min(1).max(1000).optional(),
   quick: z.boolean().default(false),
   url: z.url().optional(),
   apiKey: z.string().optional(),
+  profile: z.string().min(1).optional(),
   json: z.boolean().default(false),
 });
 
@@ -27,7 +29,10 @@ export function benchCommand(program: Command): Command {
       'hub name or checkpoint folder; with --url, the name it is served under',
       DEFAULT_MODEL,
     )
-    .option('--precision <precision>', 'fp32 or bf16 (default: as for anneal serve)')
+    .option(
+      '--precision <precision>',
+      `as for anneal serve: ${ServerConfig.shape.precision.unwrap().options.join(', ')}`,
+    )
     .option(
       '--case <beginning>',
       'only cases whose name begins so, as train/4x256 or decode; may be repeated',
@@ -37,6 +42,10 @@ export function benchCommand(program: Command): Command {
     .option('--quick', 'fewer runs, and no long contexts')
     .option('--url <url>', 'measure the server there instead of this machine')
     .option('--api-key <key>', 'its key (env TINKER_API_KEY)')
+    .option(
+      '--profile <file>',
+      'write a trace of the engine for Perfetto or chrome://tracing; the server is left out',
+    )
     .option('--json', 'print JSON')
     .action(async (given: Record<string, unknown>) => {
       const options = parse(given);
@@ -64,7 +73,9 @@ function parse(given: Record<string, unknown>): BenchCommandOptions {
         )
         .join('\n'),
     );
-  if (parsed.data.url !== undefined && parsed.data.precision !== undefined)
+  if (parsed.data.url !== undefined && given.precision !== undefined)
     throw usageError('--precision: the server at --url decides it');
+  if (parsed.data.url !== undefined && parsed.data.profile !== undefined)
+    throw usageError('--profile: only the engine of this machine can be looked into, not a server at --url');
   return parsed.data;
 }

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { openSafetensors, type SafetensorsReader } from '@anneal/safetensors';
-import { type Tensor, tf } from '@anneal/tensorflow';
+import { type MatmulPrecision, multipliesBfloat16, type Tensor, tf } from '@anneal/tensorflow';
 import { EngineError } from '../engine.ts';
 import type { Architecture, CacheShape, DecoderConfig, LoraModule } from './architecture.ts';
 import { findArchitecture } from './registry.ts';
@@ -13,7 +13,8 @@ export class BaseModel {
   readonly folder: string;
   readonly architecture: Architecture;
   readonly config: DecoderConfig;
-  readonly precision: Precision;
+  /** In what the compiled functions of this model multiply. */
+  readonly matmulPrecision: MatmulPrecision;
   /** [vocab, hidden] */
   readonly embed: Tensor;
   /** Per layer, by the architecture's local names. */
@@ -29,11 +30,12 @@ export class BaseModel {
     architecture: Architecture,
     config: DecoderConfig,
     precision: Precision,
+    matmulPrecision: MatmulPrecision,
   ) {
     this.folder = folder;
     this.architecture = architecture;
     this.config = config;
-    this.precision = precision;
+    this.matmulPrecision = matmulPrecision;
     const reader = openWeights(folder);
     const outer = architecture.outerTensors(config);
     this.embed = loadWeight(reader, outer.embed, precision);
@@ -55,10 +57,11 @@ export class BaseModel {
 
   /**
    * Loads a Hugging Face checkpoint folder.
-   * @param precision `bf16` keeps matrices in bfloat16; norms stay float32.
+   * @param precision How its matrices are kept.
+   * @param matmulPrecision In what they are multiplied; by default in bfloat16 where `precision` asks for it and it pays.
    * @throws EngineError (user) for an unsupported architecture, a missing or misshapen tensor, or weights that are not finite.
    */
-  static load(folder: string, precision: Precision): BaseModel {
+  static load(folder: string, precision: Precision, matmulPrecision = productsOf(precision)): BaseModel {
     const json = readJson(path.join(folder, 'config.json'));
     const architecture = findArchitecture(json);
     const config = architecture.parseConfig(json);
@@ -67,7 +70,7 @@ export class BaseModel {
       | undefined;
     if (generation?.eos_token_id !== undefined)
       config.eosTokenIds = [...new Set([config.eosTokenIds, generation.eos_token_id].flat())];
-    return new BaseModel(folder, architecture, config, precision);
+    return new BaseModel(folder, architecture, config, precision, matmulPrecision);
   }
 
   /** Linear maps that LoRA can adapt, per layer, and the head's as the last element of its own. */
@@ -101,6 +104,10 @@ export function headModule({ hiddenSize, vocabSize }: DecoderConfig): LoraModule
     inFeatures: hiddenSize,
     outFeatures: vocabSize,
   };
+}
+
+function productsOf(precision: Precision): MatmulPrecision {
+  return precision === 'bf16' && multipliesBfloat16() ? 'bf16' : 'fp32';
 }
 
 /** Layers with the same rope share its tables. */

@@ -1,9 +1,13 @@
 /** How a layer's weights are found in a checkpoint: by name, or put together of several stored tensors. */
 import { float32ToBfloat16, type SafetensorsReader } from '@anneal/safetensors';
-import { bfloat16Tensor, type Tensor, tf, upload } from '@anneal/tensorflow';
+import { backendInfo, bfloat16Tensor, type Tensor, tf, upload } from '@anneal/tensorflow';
 import { EngineError } from '../engine.ts';
 
-export type Precision = 'fp32' | 'bf16';
+/**
+ * How matrices are kept; vectors are always float32. `auto`: as the checkpoint has them, bfloat16 or else float32, and products
+ * are computed in float32, so that nothing is lost. `bf16`: in bfloat16, multiplied in bfloat16 where the processor or GPU can.
+ */
+export type Precision = 'auto' | 'fp32' | 'bf16';
 
 /** A tensor of the checkpoint as it is, or one that is made of parts. */
 export type WeightSource = string | StackedWeights;
@@ -31,7 +35,7 @@ export function stacked(names: string[], shape: number[]): StackedWeights {
 }
 
 /**
- * Puts a weight on the device. In bf16, matrices are kept in bfloat16; vectors stay float32.
+ * Puts a weight on the device.
  * @throws EngineError (user) for a tensor that is missing, misshapen or not finite.
  */
 export function loadWeight(reader: SafetensorsReader, source: WeightSource, precision: Precision): Tensor {
@@ -44,11 +48,23 @@ function loadTensor(reader: SafetensorsReader, name: string, precision: Precisio
   expectStored(reader, name);
   const info = reader.info(name);
   const shape = [...info.shape];
-  if (precision === 'bf16' && shape.length >= 2) {
+  if (isKeptNarrow(precision, shape, [info.dtype])) {
     if (info.dtype === 'BF16') return bfloat16Tensor(bitsOf(reader, name), shape);
     return bfloat16Tensor(float32ToBfloat16(finite(reader.readFloat32Sync(name), name)), shape);
   }
   return upload(tf.tensor(finite(reader.readFloat32Sync(name), name), shape, 'float32'));
+}
+
+/** @param stored Types of all that a weight is made of; undefined where its values are computed. */
+function isKeptNarrow(precision: Precision, shape: number[], stored: string[] | undefined): boolean {
+  if (shape.length < 2 || precision === 'fp32') return false;
+  if (precision === 'bf16') return true;
+  return backendInfo().compiled && (stored?.every((dtype) => dtype === 'BF16') ?? false);
+}
+
+function dtypeOf(reader: SafetensorsReader, name: string): string {
+  expectStored(reader, name);
+  return reader.info(name).dtype;
 }
 
 /** A BF16 tensor as it is stored. */
@@ -64,7 +80,13 @@ function loadParts(
 ): Tensor {
   const [parts, ...rest] = shape as [number, ...number[]];
   const size = rest.reduce((a, b) => a * b, 1);
-  if (precision === 'bf16' && shape.length >= 2) {
+  if (
+    isKeptNarrow(
+      precision,
+      shape,
+      names?.map((name) => dtypeOf(reader, name)),
+    )
+  ) {
     const bits = new Uint16Array(parts * size);
     for (let i = 0; i < parts; i++) {
       const name = names?.[i];

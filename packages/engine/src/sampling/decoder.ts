@@ -79,7 +79,7 @@ export class Decoder {
     this.#base = base;
     const { architecture, config } = base;
     const scale = config.attentionScale;
-    const precision = { matmulPrecision: base.precision };
+    const precision = { matmulPrecision: base.matmulPrecision };
     this.#embed = compile(
       'sample_embed',
       ({ ids, table }) => ({ x: embed(ids, table, config.embedScale) }),

@@ -46,7 +46,7 @@ export class PromptScorer {
   constructor(base: BaseModel, head: HeadPass) {
     this.#base = base;
     this.#head = head;
-    const options = { matmulPrecision: base.precision };
+    const options = { matmulPrecision: base.matmulPrecision };
     const logits = ({ h, norm, weight, lora }: ChunkTree) =>
       logitsOf(base.architecture.finalNorm(base.config, h, norm), weight, lora);
     this.#topk = compile(

@@ -23,7 +23,7 @@ export class HeadPass {
 
   constructor(base: BaseModel) {
     this.#base = base;
-    this.#head = createHead(base.precision);
+    this.#head = createHead(base.matmulPrecision);
     // Rows are picked before the norm: padding is never normalised, and the gradient scatters back by itself.
     this.#norm = compileVjp(
       'final_norm',

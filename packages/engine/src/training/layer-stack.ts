@@ -40,7 +40,7 @@ export class LayerStack {
 
   constructor(base: BaseModel) {
     this.#base = base;
-    const options = { matmulPrecision: base.precision };
+    const options = { matmulPrecision: base.matmulPrecision };
     const layer = ({ x, weights, lora, rope, mask }: LayerTree): Tensor => {
       return base.architecture.layer(base.config, {
         x,

@@ -27,9 +27,12 @@ function glibcVersion(): string | undefined {
   return report.header?.glibcVersionRuntime;
 }
 
-/** Parses `/proc/cpuinfo`: `flags` on x86, `Features` on Arm. */
 export async function readCpuFlags(file = '/proc/cpuinfo'): Promise<ReadonlySet<string> | undefined> {
-  const text = await readFile(file, 'utf8').catch(() => '');
+  return parseCpuFlags(await readFile(file, 'utf8').catch(() => ''));
+}
+
+/** What `/proc/cpuinfo` says of the first processor: `flags` on x86, `Features` on Arm. */
+export function parseCpuFlags(text: string): ReadonlySet<string> | undefined {
   const flags = /^(?:flags|Features)\s*:\s*(.+)$/m.exec(text)?.[1];
   return flags === undefined ? undefined : new Set(flags.trim().split(/\s+/));
 }
