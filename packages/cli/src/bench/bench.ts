@@ -1,14 +1,18 @@
 /** `anneal bench`: opens what is to be measured, runs the cases, closes it. */
-import { resolveModel } from '@anneal/hub';
-import { ServerConfig } from '@anneal/server';
+import { writeFile } from 'node:fs/promises';
+import type { Precision } from '@anneal/engine';
+import { inspectModel, resolveModel } from '@anneal/hub';
 import { prepareTensorflow, TENSORFLOW_VERSION, terminalProgress } from '@anneal/tensorflow';
 import type { BenchCommandOptions } from '../commands/bench.ts';
 import { CliError } from '../errors.ts';
 import { modelProgress } from '../output/model-progress.ts';
 import { version } from '../version.ts';
-import { openEngineSubject } from './engine-subject.ts';
+import { benchServer } from './bench-server.ts';
+import { chromeTrace, type Mark } from './chrome-trace.ts';
+import { type EngineSubject, openEngineSubject } from './engine-subject.ts';
+import { describeMachine } from './machine.ts';
 import type { BenchResult } from './result.ts';
-import { type BenchOptions, describeRun, runSubjectCases } from './run-bench.ts';
+import { type BenchOptions, type CasesResult, isWanted, runSubjectCases, subjectCases } from './run-bench.ts';
 import { openUrlSubject } from './url-subject.ts';
 
 const REPEATS = 5;
@@ -27,31 +31,74 @@ export async function bench(options: BenchCommandOptions, say: (line: string) =>
     : benchUrl(options.url, options, benchOptions);
 }
 
-async function benchMachine(
-  { model, precision = ServerConfig.shape.precision.parse(undefined) }: BenchCommandOptions,
+async function benchMachine(command: BenchCommandOptions, options: BenchOptions): Promise<BenchResult> {
+  const { name, precision, ...found } = await findModel(command);
+  const about = { version, date: new Date().toISOString(), machine: await describeMachine() };
+  const engine = await benchEngine({ ...found, precision, profile: command.profile }, options);
+  // A profile shows the engine's thread, and a server's is in another process.
+  const { vocabSize = 0 } = await inspectModel(found.folder);
+  const server =
+    command.profile === undefined
+      ? await benchServer({ folder: found.folder, vocabSize, precision }, options)
+      : { cases: [], skipped: [] };
+  const memory = { ...named('engine', engine), ...named('server', server) };
+  return {
+    ...about,
+    subject: 'engine and server on this machine',
+    backend: `TensorFlow ${TENSORFLOW_VERSION}`,
+    model: name,
+    precision,
+    repeats: options.repeats,
+    cases: [...engine.cases, ...server.cases],
+    skipped: [...engine.skipped, ...server.skipped],
+    memory,
+  };
+}
+
+function named(name: string, { memory }: { memory?: CasesResult['memory'] }) {
+  return memory === undefined ? {} : { [name]: memory };
+}
+
+interface EngineRun {
+  addonPath: string;
+  folder: string;
+  precision: Precision;
+  profile: string | undefined;
+}
+
+/** Nothing is loaded where no case of the engine is asked for. */
+async function benchEngine(
+  { profile, ...subjectOptions }: EngineRun,
   options: BenchOptions,
-): Promise<BenchResult> {
-  const run = await describeRun(version);
-  const addonPath = await findAddon();
-  const progress = modelProgress();
-  const { folder, name } = await resolveModel(model, { onProgress: progress.onProgress }).finally(
-    progress.stop,
-  );
-  const subject = await openEngineSubject({ addonPath, folder, precision });
+): Promise<CasesResult> {
+  if (!subjectCases.some((bench) => isWanted(bench, options))) return { cases: [], skipped: [] };
+  const subject = await openEngineSubject({ ...subjectOptions, profiling: profile !== undefined });
   try {
-    const found = await runSubjectCases(subject, options);
-    return {
-      ...run,
-      subject: subject.label,
-      backend: `TensorFlow ${TENSORFLOW_VERSION}`,
-      model: name,
-      precision,
-      repeats: options.repeats,
-      ...found,
-    };
+    return profile === undefined
+      ? await runSubjectCases(subject, subjectCases, options)
+      : await profiledCases(subject, profile, options);
   } finally {
     await subject.close();
   }
+}
+
+async function profiledCases(
+  subject: EngineSubject,
+  file: string,
+  options: BenchOptions,
+): Promise<CasesResult> {
+  const marks: Mark[] = [];
+  await subject.engine.startProfile();
+  const found = await runSubjectCases(subject, subjectCases, {
+    ...options,
+    onMark: (mark) => marks.push(mark),
+  });
+  const profile = await subject.engine.stopProfile();
+  await writeFile(file, JSON.stringify(chromeTrace(profile, marks, { version })));
+  options.say(`wrote ${file}: open it at https://ui.perfetto.dev or chrome://tracing`);
+  if (profile.dropped > 0)
+    options.say(`${profile.dropped} spans did not fit: take fewer cases or runs (--case, --repeat)`);
+  return found;
 }
 
 async function benchUrl(
@@ -61,14 +108,24 @@ async function benchUrl(
 ): Promise<BenchResult> {
   if (!apiKey)
     throw new CliError('--api-key: a key is needed; give it, or set TINKER_API_KEY', { exitCode: 2 });
-  const run = await describeRun(version);
+  const about = { version, date: new Date().toISOString(), machine: await describeMachine() };
   const subject = await openUrlSubject({ url, apiKey, baseModel: model });
   try {
-    const found = await runSubjectCases(subject, options);
-    return { ...run, subject: url, model, repeats: options.repeats, ...found };
+    const { memory: _, ...found } = await runSubjectCases(subject, subjectCases, options);
+    return { ...about, subject: url, model, repeats: options.repeats, ...found };
   } finally {
     await subject.close();
   }
+}
+
+/** The addon, and where the model lies; both are fetched where they are missing. */
+export async function findModel({ model, precision }: Pick<BenchCommandOptions, 'model' | 'precision'>) {
+  const addonPath = await findAddon();
+  const progress = modelProgress();
+  const { folder, name } = await resolveModel(model, { onProgress: progress.onProgress }).finally(
+    progress.stop,
+  );
+  return { addonPath, folder, name, precision };
 }
 
 async function findAddon(): Promise<string> {

@@ -1,5 +1,11 @@
 /** The engine in a worker thread, as the server runs it, without HTTP around it. */
-import { createWorkerEngine, type Engine, type EngineDatum, type Precision } from '@anneal/engine';
+import {
+  createWorkerEngine,
+  type Engine,
+  type EngineDatum,
+  type Precision,
+  type ProfilingEngine,
+} from '@anneal/engine';
 import {
   BENCH_ALPHA,
   BENCH_RANK,
@@ -13,6 +19,12 @@ export interface EngineSubjectOptions {
   addonPath: string;
   folder: string;
   precision: Precision;
+  /** A profile of the whole run is taken, so that none can be taken of a part. */
+  profiling?: boolean;
+}
+
+export interface EngineSubject extends Subject {
+  readonly engine: ProfilingEngine;
 }
 
 /** One name is enough: nobody else sees it. */
@@ -32,7 +44,8 @@ export async function openEngineSubject({
   addonPath,
   folder,
   precision,
-}: EngineSubjectOptions): Promise<Subject> {
+  profiling = false,
+}: EngineSubjectOptions): Promise<EngineSubject> {
   const engine = await createWorkerEngine({
     addonPath,
     models: [{ name: MODEL, folder }],
@@ -41,6 +54,7 @@ export async function openEngineSubject({
   const [base] = await engine.baseModels();
   let created = 0;
   return {
+    engine,
     label: 'engine',
     maxContextLength: base!.maxContextLength,
     vocabSize: base!.vocabSize,
@@ -51,8 +65,20 @@ export async function openEngineSubject({
       await engine.createModel({ modelId, baseModel: MODEL, lora: { ...LORA, seed: BigInt(created) } });
       return modelOf(engine, modelId);
     },
+    ...(profiling ? {} : { paddingWaste: (work: () => Promise<void>) => paddingWaste(engine, work) }),
     close: () => engine.close(),
   };
+}
+
+/** Of all positions in the training passes of `work`, the share without a token. */
+async function paddingWaste(engine: ProfilingEngine, work: () => Promise<void>): Promise<number> {
+  await engine.startProfile();
+  await work();
+  const { spans } = await engine.stopProfile();
+  const passes = spans.filter(({ name }) => name === 'train pass');
+  const sum = (of: (args: Record<string, number>) => number) =>
+    passes.reduce((total, { args }) => total + of((args ?? {}) as Record<string, number>), 0);
+  return 1 - sum(({ tokens }) => tokens!) / sum(({ height, width }) => height! * width!);
 }
 
 function modelOf(engine: Engine, modelId: string): BenchModel {

@@ -1,15 +1,10 @@
 /** Resident memory of a process: the kernel's own peak where it can be reset (Linux), and a curve over time. */
 import { readFileSync, writeFileSync } from 'node:fs';
+import type { MemoryCurve } from './result.ts';
 
 const EVERY_MS = 250;
 /** The curve is thinned to this many points, so that a long run does not grow it. */
 const MOST_POINTS = 240;
-
-export interface MemoryCurve {
-  peakBytes: number;
-  /** Seconds since the start, and resident bytes then. */
-  points: [number, number][];
-}
 
 /** Resident bytes of a process now; 0 where it cannot be known. */
 export function residentBytes(pid: number): number {

@@ -12,7 +12,10 @@ export function formatResult(result: BenchResult): string {
     ['machine', `${machine.cpu}, ${machine.cores} cores, ${bytes(machine.memoryBytes)}`],
     ['load before', machine.loadAverage.toFixed(2)],
     ['repeats', result.repeats],
-    ['peak memory', memory && bytes(memory.peakBytes)],
+    ...Object.entries(memory ?? {}).map(([name, { peakBytes }]): [string, string] => [
+      `peak memory of the ${name}`,
+      bytes(peakBytes),
+    ]),
   ]);
   const rows = result.cases.map((entry) => [
     entry.id,

@@ -25,6 +25,14 @@ export const CaseResult = z.strictObject({
 
 export type CaseResult = z.infer<typeof CaseResult>;
 
+export const MemoryCurve = z.strictObject({
+  peakBytes: z.number(),
+  /** Seconds since the start of the cases, and bytes then. */
+  points: z.array(z.tuple([z.number(), z.number()])),
+});
+
+export type MemoryCurve = z.infer<typeof MemoryCurve>;
+
 export const BenchResult = z.strictObject({
   version: z.string(),
   date: z.iso.datetime(),
@@ -45,9 +53,8 @@ export const BenchResult = z.strictObject({
   repeats: z.number(),
   cases: z.array(CaseResult),
   skipped: z.array(z.strictObject({ id: z.string(), reason: z.string() })),
-  memory: z
-    .strictObject({ peakBytes: z.number(), points: z.array(z.tuple([z.number(), z.number()])) })
-    .optional(),
+  /** Resident memory over the whole run, by process. */
+  memory: z.record(z.string(), MemoryCurve).optional(),
 });
 
 export type BenchResult = z.infer<typeof BenchResult>;

@@ -1,8 +1,8 @@
-/** Chooses a subject and runs the chosen cases on it, one after another. */
+/** Runs the chosen cases on a subject, one after another. */
 import type { BenchCase } from './bench-case.ts';
-import { describeMachine } from './machine.ts';
+import type { Mark } from './chrome-trace.ts';
 import { availableBytes, MemoryWatch, residentBytes } from './memory-watch.ts';
-import type { BenchResult, CaseResult } from './result.ts';
+import type { BenchResult, CaseResult, MemoryCurve } from './result.ts';
 import { runCase } from './run-case.ts';
 import { samplingCases } from './sampling-cases.ts';
 import type { Subject } from './subject.ts';
@@ -14,43 +14,49 @@ export interface BenchOptions {
   quick: boolean;
   repeats: number;
   say(line: string): void;
+  onMark?(mark: Mark): void;
 }
 
 export const subjectCases: BenchCase[] = [...trainingCases, ...samplingCases];
 
+export interface CasesResult extends Pick<BenchResult, 'cases' | 'skipped'> {
+  memory?: MemoryCurve;
+}
+
 /** Attention can make memory grow with the square of the length. */
 const GROWTH_PER_DOUBLING = 4;
 
-export interface CasesResult {
-  cases: CaseResult[];
-  skipped: BenchResult['skipped'];
-  memory?: BenchResult['memory'];
-}
-
 /** Runs what `options` ask for; a case that fails ends the benchmark, since a missing number must not go unnoticed. */
-export async function runSubjectCases(subject: Subject, options: BenchOptions): Promise<CasesResult> {
+export async function runSubjectCases(
+  subject: Subject,
+  cases: BenchCase[],
+  options: BenchOptions,
+): Promise<CasesResult> {
   const watch = subject.pid === undefined ? undefined : new MemoryWatch(subject.pid);
-  const cases: CaseResult[] = [];
+  const results: CaseResult[] = [];
   const skipped: BenchResult['skipped'] = [];
   let seed = 0;
-  for (const bench of subjectCases) {
+  for (const bench of cases) {
     if (!isWanted(bench, options)) continue;
-    const reason = bench.skip?.(subject) ?? memoryProblem(bench, subject, cases);
+    const reason = bench.skip?.(subject) ?? memoryProblem(bench, subject, results);
     if (reason !== undefined) {
       skipped.push({ id: bench.id, reason });
       options.say(`skipped ${bench.id}: ${reason}`);
       continue;
     }
     options.say(`${bench.id}: ${bench.title}`);
-    cases.push(await runCase(bench, subject, options.repeats, () => seed++));
+    results.push(await runCase(bench, subject, { ...options, nextSeed: () => seed++ }));
   }
-  const memory = watch?.stop(Math.max(0, ...cases.map(({ peakBytes }) => peakBytes ?? 0)));
-  return { cases, skipped, memory };
+  const memory = watch?.stop(Math.max(0, ...results.map(({ peakBytes }) => peakBytes ?? 0)));
+  return { cases: results, skipped, memory };
 }
 
-function isWanted(bench: BenchCase, { only, quick }: BenchOptions): boolean {
-  if (only.length > 0) return only.some((start) => bench.id.startsWith(start));
-  return !(quick && bench.slow);
+export function isWanted(
+  { id, slow }: Pick<BenchCase, 'id' | 'slow'>,
+  { only, quick }: Pick<BenchOptions, 'only' | 'quick'>,
+): boolean {
+  if (only.length > 0) return only.some((start) => id.startsWith(start));
+  return !(quick && slow);
 }
 
 /** A longer context is tried only where the memory of the one before, grown by the worst law, would fit. */
@@ -63,9 +69,4 @@ function memoryProblem({ id }: BenchCase, { pid }: Subject, before: CaseResult[]
   if (needed <= available) return undefined;
   const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
   return `it might take ${gib(needed)} more, and ${gib(available)} are available`;
-}
-
-/** The frame around cases: what was measured, where and when. */
-export async function describeRun(version: string) {
-  return { version, date: new Date().toISOString(), machine: await describeMachine() };
 }

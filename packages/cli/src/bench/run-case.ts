@@ -1,5 +1,6 @@
 /** Times one case: prepared once, warmed up, repeated. */
 import type { BenchCase, Run } from './bench-case.ts';
+import type { Mark } from './chrome-trace.ts';
 import { watchPeak } from './memory-watch.ts';
 import { type CaseResult, median } from './result.ts';
 import type { Subject } from './subject.ts';
@@ -7,20 +8,32 @@ import type { Subject } from './subject.ts';
 /** Runs before the timed ones: the first compiles, the second finds what the first left behind. */
 const WARM_UPS = 2;
 
-/** @param seeds Gives a number that no run has had. */
+export interface RunCaseOptions {
+  repeats: number;
+  /** Gives a number that no run has had. */
+  nextSeed(): number;
+  onMark?(mark: Mark): void;
+}
+
 export async function runCase(
   bench: BenchCase,
   subject: Subject,
-  repeats: number,
-  seeds: () => number,
+  options: RunCaseOptions,
 ): Promise<CaseResult> {
   const peak = subject.pid === undefined ? undefined : watchPeak(subject.pid);
   const open = await bench.open(subject);
+  const run = async (kind: string) => {
+    const start = performance.now();
+    const result = await open.run(options.nextSeed());
+    const duration = performance.now() - start;
+    options.onMark?.({ name: `${bench.id} ${kind}`, start: performance.timeOrigin + start, duration });
+    return result;
+  };
   try {
-    const first = await open.run(seeds());
-    for (let i = 1; i < WARM_UPS; i++) await open.run(seeds());
+    const first = await run('first');
+    for (let i = 1; i < WARM_UPS; i++) await run('warm-up');
     const runs: Run[] = [];
-    while (runs.length < repeats) runs.push(await open.run(seeds()));
+    while (runs.length < options.repeats) runs.push(await run(`run ${runs.length + 1}`));
     const peakBytes = peak?.();
     return {
       ...summary(bench, runs),
@@ -33,20 +46,32 @@ export async function runCase(
   }
 }
 
-/** Runs of one case do the same number of tokens, but for sequences that start early: rates are taken run by run. */
+/**
+ * The fastest run and the median one; of an even number, the slower one in the middle. Runs are ranked by their time per
+ * token, since those of one case may differ by a few tokens.
+ */
 export function summary({ id, title }: Pick<BenchCase, 'id' | 'title'>, runs: Run[]) {
-  const seconds = runs.map((run) => run.seconds);
-  const rates = runs.map((run) => run.tokens / run.seconds);
-  const isRate = runs.every((run) => run.tokens > 0);
+  const ranked = [...runs].sort((a, b) => cost(a) - cost(b));
+  const best = ranked[0]!;
+  const middle = ranked[Math.floor(ranked.length / 2)]!;
   return {
     id,
     title,
-    tokens: median(runs.map((run) => run.tokens)),
-    seconds,
-    secondsMin: Math.min(...seconds),
-    secondsMedian: median(seconds),
-    ...(isRate ? { tokensPerSecondBest: Math.max(...rates), tokensPerSecondMedian: median(rates) } : {}),
+    tokens: middle.tokens,
+    seconds: runs.map((run) => run.seconds),
+    secondsMin: best.seconds,
+    secondsMedian: middle.seconds,
+    ...(runs.every((run) => run.tokens > 0)
+      ? {
+          tokensPerSecondBest: best.tokens / best.seconds,
+          tokensPerSecondMedian: middle.tokens / middle.seconds,
+        }
+      : {}),
   };
+}
+
+function cost({ seconds, tokens }: Run): number {
+  return seconds / Math.max(1, tokens);
 }
 
 function partMedians(runs: Run[]): Record<string, number> {
