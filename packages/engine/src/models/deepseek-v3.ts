@@ -46,6 +46,8 @@ interface DeepseekV3Config extends DenseConfig, SparseConfig {
 const count = z.number().int().positive();
 
 const DeepseekV3Json = DecoderJson.extend({
+  max_position_embeddings: count.default(4096),
+  rms_norm_eps: z.number().positive().default(1e-6),
   q_lora_rank: count.nullable().default(1536),
   kv_lora_rank: count.default(512),
   qk_nope_head_dim: count.default(128),

@@ -51,6 +51,8 @@ const DEFAULT_ROPE = {
 };
 
 const GptOssJson = DecoderJson.extend({
+  max_position_embeddings: count.default(131_072),
+  rms_norm_eps: z.number().positive().default(1e-5),
   num_key_value_heads: count.default(8),
   head_dim: count.nullable().default(64),
   attention_bias: z.boolean().default(true),

@@ -31,6 +31,8 @@ interface Qwen3MoeConfig extends DenseConfig, SparseConfig {
 const count = z.number().int().positive();
 
 const Qwen3MoeJson = DecoderJson.extend({
+  max_position_embeddings: count.default(32_768),
+  rms_norm_eps: z.number().positive().default(1e-6),
   num_key_value_heads: count.default(4),
   moe_intermediate_size: count.default(768),
   num_experts: z.number().int().min(0).optional(),
