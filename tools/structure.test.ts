@@ -152,6 +152,16 @@ test('packages form no cycle', () => {
   }).not.toThrow();
 });
 
+test('in the server, nothing but what builds the application knows the routes', () => {
+  const server = join(ROOT, 'apps/server/src');
+  const below = globSync('*/**/*.ts', { cwd: server }).filter((file) => !file.startsWith('routes/'));
+  const reaching = below.filter((file) =>
+    /from '(\.\.\/)+routes\//.test(readFileSync(join(server, file), 'utf8')),
+  );
+  expect(below.length).toBeGreaterThan(30);
+  expect(reaching).toEqual([]);
+});
+
 test('every package has sources and a README', () => {
   const incomplete = packages.filter(
     ({ folder }) => !existsSync(join(ROOT, folder, 'README.md')) || !existsSync(join(ROOT, folder, 'src')),

@@ -90,12 +90,26 @@ test('a shutdown frees the engine and can be asked for twice', async () => {
 test('the documentation is generated from the schemas', async () => {
   const server = await start();
   const document = (await (await fetch(`${server.url}/openapi.json`)).json()) as {
-    paths: Record<string, Record<string, { requestBody?: unknown }>>;
+    paths: Record<
+      string,
+      Record<string, { requestBody?: unknown; responses: Record<string, { content?: object }> }>
+    >;
     components: { schemas: Record<string, unknown> };
   };
   expect(Object.keys(document.paths).length).toBeGreaterThan(35);
   expect(document.paths['/api/v1/asample']?.post?.requestBody).toBeDefined();
   expect(Object.keys(document.components.schemas)).toContain('SampleRequestInput');
+  const chat = document.paths['/v1/chat/completions']?.post;
+  const contents = Object.entries(chat?.responses ?? {}).map(([code, { content }]) => [
+    code,
+    Object.keys(content ?? {}),
+  ]);
+  const json = 'application/json';
+  expect(contents).toEqual([
+    ['200', [json, 'text/event-stream']],
+    ['4XX', [json]],
+    ['5XX', [json]],
+  ]);
   const page = await fetch(`${server.url}/docs/`);
   expect([page.status, page.headers.get('content-type')]).toEqual([
     200,

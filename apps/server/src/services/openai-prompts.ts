@@ -3,7 +3,7 @@ import type {
   ChatCompletionRequest,
   ChatRequestMessage,
   CompletionRequest,
-} from '../routes/openai/schemas.ts';
+} from '../wire/openai-requests.ts';
 import { OpenAiRefusal } from './openai-refusal.ts';
 
 /** A prompt's token ids, and its text where that was given. */

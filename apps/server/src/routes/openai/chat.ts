@@ -2,16 +2,23 @@ import { randomUUID } from 'node:crypto';
 import type { Delta, Generation, ScoredToken } from '../../services/openai-generation.ts';
 import { chatPrompt } from '../../services/openai-prompts.ts';
 import { OpenAiRefusal } from '../../services/openai-refusal.ts';
+import { ChatCompletionRequest } from '../../wire/openai-requests.ts';
+import { ChatCompletion, ChatCompletionChunk, openAiAnswers } from '../../wire/openai-responses.ts';
 import type { Routes } from '../route.ts';
 import { collect, nowSeconds, samplingParams, type Text, usageOf, wantsUsage } from './generation.ts';
-import { ChatCompletionRequest } from './schemas.ts';
 import { sendEvents, untilGone } from './sse.ts';
 
 /** Answers in a conversation. */
 export const chatRoutes: Routes = async (app, { services: { openAi } }) => {
   app.post(
     '/chat/completions',
-    { schema: { tags: ['openai'], body: ChatCompletionRequest } },
+    {
+      schema: {
+        tags: ['openai'],
+        body: ChatCompletionRequest,
+        response: openAiAnswers(ChatCompletion, ChatCompletionChunk),
+      },
+    },
     async (request, reply) => {
       const { body, owner } = request;
       const logprobs = candidateCount(body);

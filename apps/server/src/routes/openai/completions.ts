@@ -2,9 +2,10 @@ import { randomUUID } from 'node:crypto';
 import type { Generation, ScoredToken } from '../../services/openai-generation.ts';
 import { completionPrompts } from '../../services/openai-prompts.ts';
 import { OpenAiRefusal } from '../../services/openai-refusal.ts';
+import { CompletionRequest } from '../../wire/openai-requests.ts';
+import { Completion, CompletionChunk, openAiAnswers } from '../../wire/openai-responses.ts';
 import type { Routes } from '../route.ts';
 import { collect, nowSeconds, samplingParams, type Text, usageOf, wantsUsage } from './generation.ts';
-import { CompletionRequest } from './schemas.ts';
 import { sendEvents, untilGone } from './sse.ts';
 
 const DEFAULT_MAX_TOKENS = 16;
@@ -13,7 +14,13 @@ const DEFAULT_MAX_TOKENS = 16;
 export const completionRoutes: Routes = async (app, { services: { openAi } }) => {
   app.post(
     '/completions',
-    { schema: { tags: ['openai'], body: CompletionRequest } },
+    {
+      schema: {
+        tags: ['openai'],
+        body: CompletionRequest,
+        response: openAiAnswers(Completion, CompletionChunk),
+      },
+    },
     async (request, reply) => {
       const { body, owner } = request;
       refuseContradictions(body);

@@ -3,11 +3,7 @@ import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
 import type { ApiError } from '../../errors.ts';
 import { toApiError } from '../../http/error-handler.ts';
 import { OpenAiRefusal } from '../../services/openai-refusal.ts';
-
-/** The body of an error, as OpenAI clients read it. */
-export interface OpenAiErrorBody {
-  error: { message: string; type: string; param: string | null; code: string | null };
-}
+import type { OpenAiErrorBody } from '../../wire/openai-responses.ts';
 
 /** Whatever was thrown, in OpenAI's shape. Server faults are logged here. */
 export function toErrorBody(
@@ -33,7 +29,7 @@ export function sendOpenAiError(thrown: unknown, request: FastifyRequest, reply:
     .send(body);
 }
 
-function typeOf(status: number): string {
+function typeOf(status: number): OpenAiErrorBody['error']['type'] {
   if (status === 401) return 'authentication_error';
   if (status === 429) return 'rate_limit_error';
   return status >= 500 ? 'server_error' : 'invalid_request_error';

@@ -2,7 +2,7 @@
 import type { SamplingParams } from '@anneal/engine';
 import type { Delta, ScoredToken, Usage } from '../../services/openai-generation.ts';
 import { OpenAiRefusal } from '../../services/openai-refusal.ts';
-import type { CompletionRequest } from './schemas.ts';
+import type { CompletionRequest } from '../../wire/openai-requests.ts';
 
 type Common = Pick<
   CompletionRequest,

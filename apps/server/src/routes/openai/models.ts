@@ -1,4 +1,5 @@
 import * as z from 'zod';
+import { OpenAiModelList, OpenAiModelObject, openAiAnswers } from '../../wire/openai-responses.ts';
 import type { Routes } from '../route.ts';
 import { nowSeconds } from './generation.ts';
 
@@ -7,15 +8,19 @@ const tags = ['openai'];
 /** The models that `model` can name. */
 export const openAiModelRoutes: Routes = async (app, { services: { openAi } }) => {
   const created = nowSeconds();
-  const describe = (id: string) => ({ id, object: 'model', created, owned_by: 'anneal' });
+  const describe = (id: string) => ({ id, object: 'model' as const, created, owned_by: 'anneal' });
 
-  app.get('/models', { schema: { tags } }, async () => ({
-    object: 'list',
+  app.get('/models', { schema: { tags, response: openAiAnswers(OpenAiModelList) } }, async () => ({
+    object: 'list' as const,
     data: openAi.models.names.map(describe),
   }));
 
-  app.get('/models/*', { schema: { tags, params: z.object({ '*': z.string() }) } }, async (request) => {
-    const model = await openAi.models.find(request.params['*'], request.owner);
-    return describe(model.id);
-  });
+  app.get(
+    '/models/*',
+    { schema: { tags, params: z.object({ '*': z.string() }), response: openAiAnswers(OpenAiModelObject) } },
+    async (request) => {
+      const model = await openAi.models.find(request.params['*'], request.owner);
+      return describe(model.id);
+    },
+  );
 };
