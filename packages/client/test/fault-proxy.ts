@@ -1,6 +1,6 @@
 /**
- * A proxy that harms traffic: errors before and after the server acted, cut connections, duplicated and slow requests,
- * in an order that a seed decides.
+ * A proxy that harms traffic: errors before and after the server acted, cut connections, duplicated, slow and reordered
+ * requests and answers, lost samples, in an order that a seed decides.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -15,10 +15,14 @@ export type Fault =
   | 'cut_after'
   | 'half_answer'
   | 'twice'
+  | 'late_copy'
   | 'slow'
-  | 'empty_400';
+  | 'overtaken'
+  | 'empty_400'
+  | 'gone';
 
-const FAULTS: Fault[] = [
+/** Everything that can happen to a request; `gone` happens to polls for samples only. */
+export const FAULTS: Fault[] = [
   'error_before',
   'error_after',
   'timeout_status',
@@ -27,9 +31,15 @@ const FAULTS: Fault[] = [
   'cut_after',
   'half_answer',
   'twice',
+  'late_copy',
   'slow',
+  'overtaken',
   'empty_400',
+  'gone',
 ];
+
+/** Longest wait for an answer that overtakes another. */
+const OVERTAKE_MS = 100;
 
 /** Numbers in [0, 1) from a seed (mulberry32). */
 export function seededRandom(seed: number): () => number {
@@ -47,6 +57,8 @@ export class FaultProxy {
   readonly #target: string;
   readonly #rate: number;
   readonly #random: () => number;
+  /** Answers that are held until another has gone out. */
+  readonly #held = new Set<() => void>();
   readonly #server = createServer((request, response) => {
     this.#serve(request, response).catch(() => response.destroy());
   });
@@ -68,16 +80,31 @@ export class FaultProxy {
     await new Promise((resolve) => this.#server.close(resolve));
   }
 
-  #pick(): Fault {
+  #pick(isSamplePoll: boolean): Fault {
     if (this.#random() >= this.#rate) return 'none';
-    return FAULTS[Math.floor(this.#random() * FAULTS.length)] ?? 'none';
+    const possible = isSamplePoll ? FAULTS : FAULTS.filter((fault) => fault !== 'gone');
+    return possible[Math.floor(this.#random() * possible.length)] ?? 'none';
+  }
+
+  /** Waits until another answer has gone out. */
+  #overtaken(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#held.add(resolve);
+      setTimeout(resolve, OVERTAKE_MS);
+    });
+  }
+
+  #letHeldGo(): void {
+    for (const release of this.#held) release();
+    this.#held.clear();
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const body = Buffer.concat(chunks);
-    const fault = this.#pick();
+    const isPoll = request.url?.endsWith('/retrieve_future') ?? false;
+    const fault = this.#pick(isPoll && body.toString().includes(':sample:'));
     this.counts.set(fault, (this.counts.get(fault) ?? 0) + 1);
     const refuse = (status: number, headers: Record<string, string> = {}) =>
       response
@@ -85,12 +112,15 @@ export class FaultProxy {
         .end('{"detail":"fault"}');
     if (fault === 'error_before') return void refuse(503);
     if (fault === 'timeout_status') return void refuse(408);
+    if (fault === 'gone') return void refuse(410);
     if (fault === 'rate_limit') return void refuse(429, { 'retry-after-ms': '1' });
     if (fault === 'empty_400') return void response.writeHead(400, { 'content-length': '0' }).end();
     if (fault === 'cut_before') return void response.destroy();
     if (fault === 'slow') await new Promise((resolve) => setTimeout(resolve, 5 + this.#random() * 20));
     if (fault === 'twice') await this.#forward(request, body);
     const answer = await this.#forward(request, body);
+    if (fault === 'late_copy') setTimeout(() => void this.#forward(request, body).catch(() => undefined), 30);
+    if (fault === 'overtaken') await this.#overtaken();
     if (fault === 'error_after') return void refuse(500);
     if (fault === 'cut_after') return void response.destroy();
     response.writeHead(answer.status, answer.headers);
@@ -99,6 +129,7 @@ export class FaultProxy {
       return;
     }
     response.end(answer.body);
+    this.#letHeldGo();
   }
 
   async #forward(request: IncomingMessage, body: Buffer) {

@@ -50,6 +50,8 @@ export interface ReferenceOptions {
   inlineBytes?: number;
   /** Milliseconds before a sample is done. */
   sampleMs?: number;
+  /** Runs what comes again a second time, as a server must not. */
+  forgetful?: boolean;
   /** Milliseconds between taking a sample's request and answering it. */
   promiseMs?: number;
 }
@@ -83,8 +85,10 @@ function runPass(request: DecodedForwardBackwardRequest): Result {
 
 export class ReferenceServer {
   readonly executed: Executed[] = [];
-  /** Times that each sample (sampler and number) was drawn. */
-  readonly sampled = new Map<string, number>();
+  /** The prompt of each sample (sampler and number) that was drawn. */
+  readonly sampled = new Map<string, number[]>();
+  /** Numbers that came again with another request than before. */
+  readonly collisions: string[] = [];
   readonly cancelled: string[] = [];
   readonly finished: unknown[] = [];
   readonly calls: { method: string; path: string; headers: IncomingMessage['headers']; body: Buffer }[] = [];
@@ -97,6 +101,7 @@ export class ReferenceServer {
   readonly gone = new Set<string>();
   readonly #options: ReferenceOptions;
   readonly #server: Server;
+  readonly #bodies = new Map<string, string>();
   readonly #results = new Map<string, Result>();
   readonly #waiters = new Map<string, Set<() => void>>();
   readonly #queues = new Map<string, { next: number; waiting: Map<number, Waiting> }>();
@@ -155,7 +160,7 @@ export class ReferenceServer {
     if (path === '/retrieve_future') return this.#retrieve(fields);
     if (path === '/retrieve_futures') return this.#retrieveMany(fields);
     if (path === '/asample') {
-      const promise = this.#sample(fields);
+      const promise = this.#sample(fields, body.toString());
       await new Promise((resolve) => setTimeout(resolve, this.#options.promiseMs ?? 0));
       return promise;
     }
@@ -286,6 +291,11 @@ export class ReferenceServer {
     const requestId = `${model}:${seqId}`;
     const queue = this.#queues.get(model) ?? { next: 1, waiting: new Map() };
     this.#queues.set(model, queue);
+    this.#checkSame(requestId, `${what} ${JSON.stringify(fields)}`);
+    if (this.#options.forgetful && seqId < queue.next) {
+      this.executed.push({ model, seqId, what });
+      this.#finish(requestId, run(model));
+    }
     if (seqId >= queue.next && !queue.waiting.has(seqId)) {
       queue.waiting.set(seqId, { requestId, what, run: () => run(model) });
     }
@@ -299,7 +309,8 @@ export class ReferenceServer {
 
   #forwardBackward(body: Buffer): Reply {
     const request = decodeForwardBackwardRequest(body);
-    const fields = { model_id: request.modelId, seq_id: request.seqId };
+    const tokens = request.data.map((datum) => datum.tokens).join();
+    const fields = { model_id: request.modelId, seq_id: request.seqId, tokens };
     const what = `${request.forwardOnly ? 'forward' : 'forward_backward'}:${request.data.length}`;
     return this.#enqueue(fields, what, (model) => {
       if (request.data.some(({ tokens }) => tokens.includes(666))) return failed('token 666 is out of range');
@@ -309,12 +320,19 @@ export class ReferenceServer {
     });
   }
 
-  #sample(fields: Record<string, unknown>): Reply {
+  #checkSame(requestId: string, request: string): void {
+    const before = this.#bodies.get(requestId) ?? request;
+    if (before !== request) this.collisions.push(requestId);
+    this.#bodies.set(requestId, request);
+  }
+
+  #sample(fields: Record<string, unknown>, text: string): Reply {
     const request = wire(SampleRequest).parse(fields);
     const key = `${request.sampling_session_id}:${request.seq_id}`;
     const sample_sequence_ids = Array.from({ length: request.num_samples }, (_, index) => `${key}:${index}`);
+    this.#checkSame(key, text);
     if (!this.sampled.has(key)) {
-      this.sampled.set(key, 1);
+      this.sampled.set(key, tokensOf(request));
       const draw = () => {
         if (!this.gone.has(key)) this.#finish(key, protobuf(drawSample(request)));
       };
@@ -375,10 +393,12 @@ function searchPage(isSecond: boolean) {
   return { sessions: [{ ...session, session_id: 'first' }], next_cursor };
 }
 
+function tokensOf(request: SampleRequest): number[] {
+  return request.prompt.chunks.flatMap((chunk) => (chunk.type === 'encoded_text' ? chunk.tokens : []));
+}
+
 function drawSample(request: SampleRequest): Uint8Array {
-  const prompt = request.prompt.chunks.flatMap((chunk) =>
-    chunk.type === 'encoded_text' ? chunk.tokens : [],
-  );
+  const prompt = tokensOf(request);
   const tokens = Int32Array.from(prompt.slice(0, request.sampling_params.max_tokens ?? prompt.length));
   const scored = prompt.map((token, index) => (index === 0 ? Number.NaN : logprobOf(token, index)));
   return encodeSampleResponse({

@@ -1,5 +1,11 @@
 import { expect, test } from 'vitest';
-import { BadRequestError, RequestFailedError, TensorData, TinkerError } from '../src/index.ts';
+import {
+  BadRequestError,
+  RequestFailedError,
+  RequestGoneError,
+  TensorData,
+  TinkerError,
+} from '../src/index.ts';
 import { logprobOf } from './reference-server.ts';
 import { datumOf, start } from './setup.ts';
 
@@ -115,6 +121,16 @@ test('a failed request names its cause, and those after it run', async () => {
   await expect(model.saveState('taken')).rejects.toThrow('exists');
 });
 
+test('a training result that the server has lost is an error, and training goes on', async () => {
+  const { server, service } = await start();
+  const model = await service.createLoraTrainingClient({ baseModel: 'base' });
+  server.gone.add('S0:train:0:1');
+  const pass = model.forwardBackward([datumOf(1)], 'cross_entropy');
+  const step = model.optimStep();
+  await expect(pass).rejects.toBeInstanceOf(RequestGoneError);
+  expect((await step).metrics).toEqual({ gradient: 1 });
+});
+
 test('what is wrong at the call throws there, and uses up no number', async () => {
   const { server, service } = await start();
   const model = await service.createLoraTrainingClient({ baseModel: 'base' });
@@ -150,7 +166,7 @@ test('what is wrong is a TypeError that names the field and the value', async ()
   expect(message(() => model.forward([ragged], 'cross_entropy'))).toMatch(
     /^data\[0\]\.loss_fn_inputs\.target_tokens: /,
   );
-  expect(message(() => model.forward([good], 'mse' as 'ppo'))).toMatch(/^lossFn: .*\(got "mse"\)$/);
+  expect(message(() => model.forward([good], '' as 'ppo'))).toMatch(/^lossFn: .* \(got ""\)$/);
   expect(message(() => model.optimStep({ beta1: 2 }))).toMatch(/^adam_params\.beta1: .*\(got 2\)$/);
   expect(message(() => service.createLoraTrainingClient({ baseModel: 'base', rank: -4 }))).toMatch(
     /^lora_config\.rank: .*\(got -4\)$/,
