@@ -6,8 +6,8 @@
 import type { ForwardBackwardOutput, LoraTrainingOptions, TrainingClient } from '../src/index.ts';
 import {
   Datum,
+  type LossFn,
   type LossFnConfig,
-  type LossFnType,
   ModelInput,
   RestClient,
   type SampleOptions,
@@ -79,7 +79,7 @@ export async function step(
   model: TrainingClient,
   data: Datum[],
   params: Parameters<TrainingClient['optimStep']>[0] = { learning_rate: 1e-3 },
-  lossFn: LossFnType = 'cross_entropy',
+  lossFn: LossFn = 'cross_entropy',
   config?: LossFnConfig,
 ) {
   const pass = model.forwardBackward(data, lossFn, config);

@@ -1,5 +1,5 @@
 import { beforeAll, expect, test } from 'vitest';
-import type { LossFnConfig, LossFnType, SamplingClient, TrainingClient } from '../src/index.ts';
+import type { LossFn, LossFnConfig, SamplingClient, TrainingClient } from '../src/index.ts';
 import {
   adapterOf,
   BASE_MODEL,
@@ -98,7 +98,7 @@ test('soft targets: [T, K] ids and weights give [T, K] logprobs', async () => {
 
 const clip = (value: number, low: number, high: number) => Math.min(Math.max(value, low), high);
 
-test.each<[LossFnType, LossFnConfig | undefined]>([
+test.each<[LossFn, LossFnConfig | undefined]>([
   ['importance_sampling', undefined],
   ['ppo', undefined],
   ['ppo', { clip_low_threshold: 0.9, clip_high_threshold: 1.05 }],

@@ -7,8 +7,8 @@ import {
   GetInfoResponse,
   LoadWeightsRequest,
   type LoadWeightsResponse,
+  LossFn,
   LossFnConfig,
-  LossFnType,
   OptimStepRequest,
   type OptimStepResponse,
   type SamplingClientKind,
@@ -132,7 +132,7 @@ export class TrainingClient {
   /** Loss and logprobs of a batch, without gradients. */
   forward(
     data: readonly (Datum | DatumParts)[],
-    lossFn: LossFnType,
+    lossFn: LossFn,
     lossFnConfig?: LossFnConfig,
     options: CallOptions = {},
   ): APIFuture<ForwardBackwardOutput> {
@@ -142,7 +142,7 @@ export class TrainingClient {
   /** Adds the gradient of the batch's loss, summed over tokens and datums, to the model's gradient. */
   forwardBackward(
     data: readonly (Datum | DatumParts)[],
-    lossFn: LossFnType,
+    lossFn: LossFn,
     lossFnConfig?: LossFnConfig,
     options: CallOptions = {},
   ): APIFuture<ForwardBackwardOutput> {
@@ -346,7 +346,7 @@ export class TrainingClient {
   ): APIFuture<ForwardBackwardOutput> {
     const checked: Pass = {
       ...pass,
-      lossFn: parseArgument(LossFnType, pass.lossFn, 'lossFn'),
+      lossFn: parseArgument(LossFn, pass.lossFn, 'lossFn'),
       config: parseArgument(LossFnConfig.optional(), pass.config, 'lossFnConfig'),
     };
     const batch = this.#checkBatch(data, options);

@@ -3,8 +3,8 @@ import {
   type Datum,
   encodeForwardBackwardRequest,
   type ForwardBackwardOutput,
+  type LossFn,
   type LossFnConfig,
-  type LossFnType,
 } from '@anneal/types';
 import { APIFuture, type FutureContext } from '../core/api-future.ts';
 import {
@@ -26,7 +26,7 @@ import type { SeqIds, Turns } from './turns.ts';
 
 /** A loss and its settings. */
 export interface Pass {
-  lossFn: LossFnType;
+  lossFn: LossFn;
   config: LossFnConfig | undefined;
   forwardOnly: boolean;
 }

@@ -52,6 +52,24 @@ describe('a mean over pairs', () => {
     expect(evaluate(dpo, { reference: 'base' }, without, refs)).toEqual(evaluate(dpo, {}, PAIRS));
   });
 
+  test('pair ids tie datums that are apart, the first of two being chosen', () => {
+    const ordered = evaluate(dpo, { sft_weight: 0.5 }, PAIRS);
+    const from = [2, 0, 1, 3];
+    const apart = from.map((i) => {
+      const { logprobs, inputs } = PAIRS[i]!;
+      return { logprobs, inputs: { ...inputs, pair_id: logprobs.map(() => (i < 2 ? 7 : 4)) } };
+    });
+    const tied = evaluate(dpo, { sft_weight: 0.5 }, apart);
+    expect(tied.loss).toBeCloseTo(ordered.loss, 6);
+    for (const [key, value] of Object.entries(ordered.metrics))
+      expect(tied.metrics[key]).toBeCloseTo(value, 6);
+    tied.gradients.forEach((gradient, datum) => {
+      ordered.gradients[from[datum]!]!.forEach((want, t) => {
+        expect(gradient[t]).toBeCloseTo(want, 6);
+      });
+    });
+  });
+
   test('reduction "sum" adds up over requests, and metrics fold', () => {
     const halves = [PAIRS.slice(0, 2), PAIRS.slice(2)].map((half) =>
       evaluate(dpo, { reduction: 'sum' }, half),
@@ -101,15 +119,55 @@ describe('pairs that the SDK cut apart are refused', () => {
     expect(refusal(ranked)).toBeUndefined();
   });
 
-  test('pair ids that disagree', () => {
-    const withIds = (ids: number[]) =>
-      call.slice(0, ids.length).map((datum, i) => ({
-        ...datum,
-        inputs: { ...datum.inputs, pair_id: float32(Array(4).fill(ids[i])) },
-      }));
+  const repeated = (data: EngineDatum[], count: number) =>
+    Array.from({ length: count }, (_, i) => data[i % data.length]!);
+
+  test('a request that others may follow, where prompts do not show its pairs', () => {
+    const onePrompt = repeated([conversation(10, 1), conversation(10, 2)], 1024);
+    const noWeights = repeated(call, 1024).map(({ tokens, inputs: { weights: _, ...inputs } }) => ({
+      tokens,
+      inputs,
+    }));
+    for (const data of [onePrompt, noWeights]) {
+      expect(refusal(data)).toMatch(/1024 datums.*may be a part of a larger call.*pair_id.*or pass fewer/);
+      expect(refusal(data.slice(2))).toBeUndefined();
+    }
+    expect(refusal(repeated(call, 1024))).toBeUndefined();
+    const long = (answer: number) => {
+      const [length, data] = [150_000, float32([0, 1]).data];
+      return {
+        ...conversation(10, answer),
+        tokens: new Int32Array(length),
+        inputs: { weights: { ...float32([0]), data } },
+      };
+    };
+    expect(refusal([long(1), long(2)])).toMatch(/2 datums.*may be a part of a larger call/);
+  });
+
+  const withIds = (ids: number[]) =>
+    repeated(call, ids.length).map((datum, i) => ({
+      ...datum,
+      inputs: { ...datum.inputs, pair_id: float32(Array(4).fill(ids[i])) },
+    }));
+
+  test('pair ids of which one datum is missing, or one too many there', () => {
     expect(refusal(withIds([1, 1, 2, 2]))).toBeUndefined();
-    expect(refusal(withIds([1, 2, 2, 3]))).toMatch(/data\[0\] and data\[1\] have pair_id 1 and 2/);
+    expect(refusal(withIds([1, 2, 1, 2]))).toBeUndefined();
+    expect(refusal(withIds(Array.from({ length: 1024 }, (_, i) => i >> 1)))).toBeUndefined();
+    expect(refusal(withIds([1, 2, 2, 3]))).toMatch(/pair_id 1 stands in data\[0\] only.*1024 datums/);
+    expect(refusal(withIds([1, 2, 2]))).toMatch(/pair_id 1 stands in data\[0\] only/);
+    expect(refusal(withIds([1, 1, 2, 2, 1, 1]))).toMatch(
+      /pair_id 1 stands in 4 datums \(data\[0\], data\[1\], data\[4\], data\[5\]\); it must stand in two/,
+    );
     expect(refusal([...withIds([1, 1]), ...call.slice(2, 4)])).toMatch(/data\[2\].*pair_id is missing/);
+  });
+
+  test('a pair id that changes within a datum', () => {
+    const data = withIds([1, 1]);
+    data[1]!.inputs.pair_id = float32([1, 1, 2, 2]);
+    expect(refusal(data)).toBe(
+      'data[1].loss_fn_inputs.pair_id[2] is 2, [0] is 1; all positions must hold one id.',
+    );
   });
 
   test('label_smoothing where it has no meaning', () => {

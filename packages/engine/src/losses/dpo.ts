@@ -1,7 +1,7 @@
 import { type Tensor, tf } from '@anneal/tensorflow';
 import { z } from 'zod';
 import { type EngineDatum, EngineError } from '../engine.ts';
-import { checkPairs } from './dpo-pairs.ts';
+import { checkPairs, orderOfPairs } from './dpo-pairs.ts';
 import type { LossBatch, LossDefinition } from './loss.ts';
 
 interface DpoConfig {
@@ -28,7 +28,7 @@ const config = z.strictObject({
 });
 
 /**
- * Direct preference optimisation over adjacent datums (chosen, rejected). With h = Σ w · (log p − log p_ref) of the chosen
+ * Direct preference optimisation over pairs of datums (chosen, rejected): adjacent ones, or two of one `pair_id`. With h = Σ w · (log p − log p_ref) of the chosen
  * sequence minus that of the rejected one, a pair costs
  *
  * - `sigmoid`: −(1 − ε) · log σ(β h) − ε · log σ(−β h), ε = `label_smoothing` (Rafailov et al., arXiv 2305.18290,
@@ -47,6 +47,7 @@ export const dpo: LossDefinition<DpoConfig> = {
     pair_id: { default: 0 },
   },
   groupSize: 2,
+  order: orderOfPairs,
   baseLogprobsInput: ({ reference }) => (reference === 'base' ? 'ref_logprobs' : undefined),
   validate: (data, parsed) => {
     checkOptions(data, parsed);

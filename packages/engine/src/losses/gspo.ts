@@ -40,7 +40,8 @@ export const gspo: LossDefinition<ClipConfig & ReferenceConfig> = {
   compute: (batch, config) => {
     const { logprobs: sampling, advantages, sequence_ratio_mask: mask } = batch.inputs;
     const tokenLogRatio = tf.where(tf.notEqual(mask!, 0), tf.sub(batch.logprobs, sampling!), 0);
-    const length = tf.maximum(tf.sum(mask!, -1, true), 1);
+    const total = tf.sum(mask!, -1, true);
+    const length = tf.where(tf.equal(total, 0), 1, total);
     const logRatio = tf.div(tf.sum(tf.mul(tokenLogRatio, mask!), -1, true), length);
     const perPosition = tf.where(
       tf.notEqual(tf.mul(advantages!, mask!), 0),

@@ -7,6 +7,7 @@ import { BaseModel } from '../models/base-model.ts';
 import { archFixture, loraSpec, maxAbs, maxDifference } from '../testing/fixtures.ts';
 import '../testing/tensorflow.ts';
 import { Trainer, type TrainerResult } from '../training/trainer.ts';
+import { TrainingModel } from '../training/training-model.ts';
 import { float32 } from './testing.ts';
 
 const fixture = archFixture('llama3');
@@ -88,6 +89,24 @@ test('pairs stay together when a request is cut into passes, and gradients are t
   expectSameGradients(cut, whole);
 });
 
+test('pairs tied by id give what adjacent pairs give, however passes are cut', () => {
+  const adjacent = run(
+    ORDER.map((i) => datum(i)),
+    'dpo',
+    { reference: 'base' },
+  );
+  const ids = [5, 5, 9, 9];
+  const withId = (i: number) => {
+    const plain = datum(ORDER[i]!);
+    return datum(ORDER[i]!, { pair_id: Array.from(plain.tokens, () => ids[i]!) });
+  };
+  const apart = run([2, 0, 3, 1].map(withId), 'dpo', { reference: 'base' }, cramped);
+  for (const [key, value] of Object.entries(adjacent.metrics))
+    expect(apart.metrics[key]).toBeCloseTo(value, 4);
+  expectSameGradients(apart, adjacent);
+  expect(apart.outputs[1]!.logprobs!.data).toEqual(adjacent.outputs[0]!.logprobs!.data);
+});
+
 test('ppo with a penalty against the base model equals the formula on logprobs by torch', () => {
   const sampling = (i: number) => Array.from(torch[i]!.model, (lp, t) => lp + 0.3 * Math.sin(t));
   const advantages = (i: number) => sampling(i).map((_, t) => Math.cos(3 * t));
@@ -113,4 +132,69 @@ test('a loss that is not finite names datum and position and gives no gradient',
   const tensors = tf.memory().numTensors;
   expect(() => run(data, 'importance_sampling', {})).toThrow(/data\[1\] at position 2 is -?Infinity/);
   expect(tf.memory().numTensors).toBe(tensors);
+});
+
+test('refused calls of every kind leave the gradient and the tensors as they were', () => {
+  const model = new TrainingModel('m', cramped, adapter);
+  const call = (
+    data: EngineDatum[],
+    lossFn: string,
+    lossFnConfig: ForwardBackwardRequest['lossFnConfig'],
+  ) => {
+    const steps = model.forwardBackward({ modelId: 'm', data, lossFn, lossFnConfig, forwardOnly: false });
+    while (!steps.next().done);
+  };
+  const gradientNorm = () =>
+    model.optimStep({ learningRate: 0, beta1: 0, beta2: 0, eps: 1, weightDecay: 0, gradClipNorm: 0 }).metrics[
+      'grad_norm:l2'
+    ]!;
+  const full = (i: number, logprob = -1, advantage = 1) => {
+    const { tokens } = datum(i);
+    const advantages = Array.from(tokens, () => advantage);
+    return datum(i, { logprobs: advantages.map(() => logprob), advantages });
+  };
+  const data = [0, 1, 2].map((i) => full(i));
+  const lengths = [0, 1, 2].sort((a, b) => data[b]!.tokens.length - data[a]!.tokens.length);
+  call(data, 'ppo', {});
+  const want = gradientNorm();
+
+  call(data, 'ppo', {});
+  const tensors = tf.memory().numTensors;
+  const bad: [RegExp, EngineDatum[], string, ForwardBackwardRequest['lossFnConfig']][] = [
+    [/epsilon is unknown/, data, 'ppo', { epsilon: 0.2 }],
+    [/beta is -1/, data, 'dro', { beta: -1 }],
+    [/beta is NaN/, data, 'dro', { beta: Number.NaN }],
+    [
+      /low_threshold is 2; it must not be above/,
+      data,
+      'cispo',
+      { clip_low_threshold: 2, clip_high_threshold: 1 },
+    ],
+    [
+      /data\[1\]\.loss_fn_inputs\.advantages is missing/,
+      [data[0]!, datum(1, { logprobs: [...torch[1]!.model] })],
+      'gspo',
+      {},
+    ],
+    [
+      /data\[2\]\.loss_fn_inputs\.advantages\[0\] is NaN/,
+      [full(0), full(1), full(2, -1, Number.NaN)],
+      'ppo',
+      {},
+    ],
+    [/needs pairs/, [datum(0)], 'dpo', { reference: 'base' }],
+    [/stable_reinforce.*importance_sampling/, data, 'stable_reinforce', {}],
+    // Shorter datums come into later passes, when longer ones have given gradients already.
+    [
+      /data\[\d\] at position 0 is -Infinity/,
+      lengths.map((i) => full(i, i === lengths.at(-1) ? -500 : -1)),
+      'importance_sampling',
+      {},
+    ],
+  ];
+  for (const [message, ...request] of bad) {
+    expect(() => call(...request)).toThrow(message);
+    expect(tf.memory().numTensors).toBe(tensors);
+  }
+  expect(gradientNorm()).toBeCloseTo(want, 6);
 });

@@ -40,6 +40,7 @@ const Definition = z.strictObject({
   ),
   allowsTopK: z.boolean().optional(),
   groupSize: z.int().min(1).optional(),
+  order: method.optional(),
   baseLogprobsInput: method.optional(),
   validate: method.optional(),
   callScale: method.optional(),

@@ -52,6 +52,8 @@ export interface LossDefinition<Config extends LossConfig = LossConfig> {
   allowsTopK?: boolean;
   /** Datums that belong together (pairs) come as adjacent groups of this size and are never split. 1 when absent. */
   groupSize?: number;
+  /** Indices of the datums in the order in which they are adjacent; as they came when absent. Called after `validate`. */
+  order?(data: EngineDatum[], config: Config): number[];
   /** Name of an input that the engine fills with the base model's logprobs when this config asks for it. */
   baseLogprobsInput?(config: Config): string | undefined;
   /** Checks across a call's datums that a schema cannot express; throws EngineError (user). */

@@ -21,12 +21,14 @@ export interface PreparedLoss {
 export function prepareLoss(
   definition: LossDefinition,
   rawConfig: Record<string, number | string>,
-  data: EngineDatum[],
+  request: EngineDatum[],
   vocabSize: number,
 ): PreparedLoss {
   const config = parseLossConfig(definition, rawConfig);
-  checkDatums(definition, config, data, vocabSize, Infinity);
-  definition.validate?.(data, config);
+  checkDatums(definition, config, request, vocabSize, Infinity);
+  definition.validate?.(request, config);
+  const order = definition.order?.(request, config) ?? [...request.keys()];
+  const data = order.map((datum) => request[datum]!);
   const width = Math.max(...data.map(({ tokens }) => tokens.length));
   const k = Math.max(...data.map(targetsPerPosition));
   const isTopK = data.some(({ inputs }) => inputs.target_tokens!.shape.length === 2);
@@ -37,9 +39,10 @@ export function prepareLoss(
   return {
     config,
     shape,
-    elements: data.map(({ tokens }, row) =>
-      Array.from({ length: tokens.length * k }, (_, i) => row * width * k + i),
-    ),
+    elements: request.map(({ tokens }, datum) => {
+      const first = order.indexOf(datum) * width * k;
+      return Array.from({ length: tokens.length * k }, (_, i) => first + i);
+    }),
     inputs,
     compute(logprobs) {
       const tensors = Object.entries(inputs).map(

@@ -30,13 +30,16 @@ export function bucketHeight(rows: number): number {
 
 /**
  * Cuts a request into passes of at most `maxTokens` padded tokens (a longer single group still goes alone).
- * Groups of `groupSize` adjacent datums stay together; within a pass, datums keep no particular order.
+ * Groups of `groupSize` datums that are adjacent in `order` stay together; within a pass, groups keep no particular order.
  */
-export function planBatches(items: PlanItem[], maxTokens: number, groupSize = 1): MicroBatch[] {
+export function planBatches(
+  items: PlanItem[],
+  maxTokens: number,
+  groupSize = 1,
+  order: number[] = [...items.keys()],
+): MicroBatch[] {
   const groups = Array.from({ length: Math.ceil(items.length / groupSize) }, (_, g) => {
-    const datums = Array.from({ length: groupSize }, (_, i) => g * groupSize + i).filter(
-      (i) => i < items.length,
-    );
+    const datums = order.slice(g * groupSize, (g + 1) * groupSize);
     return {
       datums,
       width: bucketWidth(Math.max(...datums.map((i) => items[i]!.length))),

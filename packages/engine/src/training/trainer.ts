@@ -127,9 +127,10 @@ export class Trainer {
   }
 
   #plan(call: Call): MicroBatch[] {
-    const items = planItems(call.data);
+    const { data, loss, config } = call;
+    const items = planItems(data);
     const longest = Math.max(...items.map((item) => item.length));
-    return planBatches(items, this.#maxTokens(longest), call.loss.groupSize ?? 1);
+    return planBatches(items, this.#maxTokens(longest), loss.groupSize, loss.order?.(data, config));
   }
 
   /** Tokens whose kept activations fit the budget, for sequences of this length. */
