@@ -46,7 +46,7 @@ function cachedForm({ latent, kRotated }: LatentAttentionInput): { k: Tensor; v:
 
 /**
  * Attention among the latents themselves: q · (W c) = (Wᵀ q) · c, so the key map is applied to the query, and the value map
- * to what was mixed. One query per row.
+ * to what was mixed: the cheaper way where queries are few.
  */
 function attendLatents(input: LatentAttentionInput): Tensor {
   const { q, qRotated, latent, expand, lora, attend } = input;
@@ -73,21 +73,21 @@ function perHead(matrix: Tensor, heads: number, keyDim: number): { key: Tensor; 
 }
 
 /**
- * Each head's own matrix: x [batch, heads, 1, in] times matrices [heads, in, out], or [batch, heads, in, out] with one per
+ * Each head's own matrix: x [batch, heads, time, in] times matrices [heads, in, out], or [batch, heads, in, out] with one per
  * batch row; [.., out, in] if `transposed`.
  */
 function throughHeads(x: Tensor, matrices: Tensor, transposed: boolean): Tensor {
   if (matrices.rank === 4) return tf.matMul(x as never, matrices as never, false, transposed);
-  const [batch, heads, , width] = x.shape as [number, number, number, number];
-  const byHead = tf.transpose(tf.reshape(x, [batch, heads, width]), [1, 0, 2]);
+  const [batch, heads, time, width] = x.shape as [number, number, number, number];
+  const byHead = tf.reshape(tf.transpose(x, [1, 0, 2, 3]), [heads, batch * time, width]);
   const y = tf.matMul(byHead as never, matrices as never, false, transposed) as Tensor;
-  return tf.expandDims(tf.transpose(y, [1, 0, 2]), 2);
+  return tf.transpose(tf.reshape(y, [heads, batch, time, y.shape[2] as number]), [1, 0, 2, 3]);
 }
 
-/** x [batch, heads, 1, in] times a [in, out] or [batch, in, out]; [.., out, in] if `transposed`. */
+/** x [batch, heads, time, in] times a [in, out] or [batch, in, out]; [.., out, in] if `transposed`. */
 function intoLatent(x: Tensor, a: Tensor, transposed: boolean): Tensor {
-  const [batch, heads, , width] = x.shape as [number, number, number, number];
-  const rows = tf.reshape(x, a.rank === 2 ? [batch * heads, width] : [batch, heads, width]);
+  const [batch, heads, time, width] = x.shape as [number, number, number, number];
+  const rows = tf.reshape(x, a.rank === 2 ? [batch * heads * time, width] : [batch, heads * time, width]);
   const y = tf.matMul(rows as never, a as never, false, transposed) as Tensor;
-  return tf.reshape(y, [batch, heads, 1, y.shape.at(-1) as number]);
+  return tf.reshape(y, [batch, heads, time, y.shape.at(-1) as number]);
 }

@@ -73,7 +73,7 @@ export interface LayerInput {
   lora: Record<string, LoraTensors>;
   rope: RopeTensors;
   attend: AttendFn;
-  /** True where `attend` looks at a cache: one new position per batch row. */
+  /** True where `attend` looks at a cache besides the new positions. */
   decoding: boolean;
 }
 

@@ -159,9 +159,10 @@ describe.each(families)('%s', (family) => {
     }
   });
 
-  const newSampler = () =>
+  const newSampler = (pieceTokens: number) =>
     new Sampler(base, new HeadPass(base), {
       maxSlots: 4,
+      pieceTokens,
       kvBudgetBytes: 1e9,
       prefillTokens: 256,
       xla: false,
@@ -171,8 +172,13 @@ describe.each(families)('%s', (family) => {
     });
 
   /** Greedy tokens of each adapter (undefined: the base model), decoded in one batch. */
-  async function decode(prompt: number[], maxTokens: number, adapters: (LoraAdapter | undefined)[]) {
-    const sampler = newSampler();
+  async function decode(
+    prompt: number[],
+    maxTokens: number,
+    adapters: (LoraAdapter | undefined)[],
+    pieceTokens = 512,
+  ) {
+    const sampler = newSampler(pieceTokens);
     const results = adapters.map((adapter) =>
       sampler.submit(
         {
@@ -192,9 +198,9 @@ describe.each(families)('%s', (family) => {
     return (await Promise.all(results)).map(({ sequences }) => sequences[0]!);
   }
 
-  test('greedy decoding with the cache', async () => {
+  test.each([512, 3])('greedy decoding with the cache, the prompt in pieces of %i', async (pieceTokens) => {
     const { prompt, tokens } = fixture.reference.greedy;
-    const [decoded] = await decode(prompt, tokens.length, [undefined]);
+    const [decoded] = await decode(prompt, tokens.length, [undefined], pieceTokens);
     expect([...decoded!.tokens]).toEqual(tokens);
   });
 

@@ -44,6 +44,15 @@ export class RopeTables {
     return toTensors({ cos: pick(cos), sin: pick(sin) }, [positions.length, 1, half]);
   }
 
+  /** Positions start … start + length - 1, [1, length, dim / 2]; the caller frees them. */
+  from(start: number, length: number): RopeTensors {
+    const half = this.#config.dim / 2;
+    this.#growHost(start + length);
+    const part = (table: Float32Array) => table.slice(start * half, (start + length) * half);
+    const { cos, sin } = this.#host;
+    return toTensors({ cos: part(cos), sin: part(sin) }, [1, length, half]);
+  }
+
   #growHost(longest: number): void {
     if (this.#host.length >= longest) return;
     const length = Math.min(

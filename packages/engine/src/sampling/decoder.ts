@@ -1,11 +1,12 @@
 /** The compiled functions of sampling: prefill of prompts, one decode step, and what is read off the logits. */
 import { compile, statelessUniform, type Tensor, type Tree, tf } from '@anneal/tensorflow';
-import { attend, causalMaskValues, softmaxWithSinks } from '../layers/attention.ts';
+import { attend, causalMaskValues, MASKED, softmaxWithSinks } from '../layers/attention.ts';
 import { embed } from '../layers/embedding.ts';
 import { type LoraTensors, linear } from '../layers/linear.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import type { StackedAdapters } from './adapter-stack.ts';
 import { type KvCache, type PrefilledRows, RECENT } from './kv-cache.ts';
+import type { PromptRows } from './prompt-rows.ts';
 
 type LoraTree = Record<string, { a: Tensor; b: Tensor; scale: number; rows?: Tensor }>;
 
@@ -16,6 +17,11 @@ interface PrefillTree {
   lora: LoraTree;
   rope: { cos: Tensor; sin: Tensor };
   mask: Tensor;
+}
+
+interface ExtendTree extends PrefillTree {
+  /** [heads, capacity, dim] */
+  past: { k: Tensor; v: Tensor };
 }
 
 interface DecodeTree {
@@ -72,6 +78,7 @@ export class Decoder {
   readonly #base: BaseModel;
   readonly #embed: (inputs: { ids: Tensor; table: Tensor }) => { x: Tensor };
   readonly #prefillLayer: (inputs: PrefillTree) => { y: Tensor; k: Tensor; v: Tensor };
+  readonly #extendLayer: (inputs: ExtendTree) => { y: Tensor; k: Tensor; v: Tensor };
   readonly #decodeLayer: (inputs: DecodeTree) => { y: Tensor; k: Tensor; v: Tensor };
   readonly #head: (inputs: HeadTree) => { [key: string]: Tensor };
 
@@ -100,6 +107,25 @@ export class Decoder {
             return attend(q, k, v, mask, scale, options?.sinks);
           },
           decoding: false,
+        });
+        return { y, ...cached! };
+      },
+      precision,
+    );
+    this.#extendLayer = compile(
+      'extend_layer',
+      ({ x, weights, lora, rope, mask, past }: ExtendTree) => {
+        let cached: { k: Tensor; v: Tensor } | undefined;
+        const y = architecture.layer(config, {
+          x,
+          weights,
+          lora,
+          rope,
+          attend: (q, k, v, options) => {
+            cached = { k: headMajorRows(k), v: headMajorRows(v) };
+            return attend(q, after(past.k, k), after(past.v, v), mask, scale, options?.sinks);
+          },
+          decoding: true,
         });
         return { y, ...cached! };
       },
@@ -159,6 +185,54 @@ export class Decoder {
       cached.v.push(v);
     });
     tf.dispose(masks);
+    return { x, cached };
+  }
+
+  /**
+   * Runs the next piece of one prompt through the layers.
+   * @param ids int32 [1, width], padded at the end
+   * @param before What the prompt begins with: rows of which the first `length` count
+   * @returns As {@link prefill}, of the new positions.
+   */
+  extend(
+    ids: Tensor,
+    before: { rows: PromptRows; length: number },
+    adapters: StackedAdapters,
+  ): { x: Tensor; cached: PrefilledRows } {
+    const width = ids.shape[1] as number;
+    const { rows, length } = before;
+    const masks = perKey(this.#base.attention, ({ window }) => ({
+      key: window,
+      make: () => ({
+        mask: tf.tensor4d(extensionMask(rows.capacity, length, width, window), [
+          1,
+          1,
+          width,
+          rows.capacity + width,
+        ]) as Tensor,
+      }),
+    }));
+    const ropes = perKey(this.#base.attention, ({ rope }) => ({
+      key: rope,
+      make: () => rope.from(length, width) as PrefillTree['rope'],
+    }));
+    const cached: PrefilledRows = { k: [], v: [], width };
+    let { x } = this.#embed({ ids, table: this.#base.embed });
+    this.#base.layers.forEach((weights, layer) => {
+      const { y, k, v } = this.#extendLayer({
+        x,
+        weights,
+        lora: adapters.layers[layer] as LoraTree,
+        rope: ropes[layer]!,
+        mask: masks[layer]!.mask,
+        past: { k: rows.k[layer]!, v: rows.v[layer]! },
+      });
+      x.dispose();
+      x = y;
+      cached.k.push(k);
+      cached.v.push(v);
+    });
+    tf.dispose({ masks, ropes });
     return { x, cached };
   }
 
@@ -282,6 +356,29 @@ function maskTensors(cache: KvCache, window: number | undefined): DecodeTree['ma
 function headMajorRows(x: Tensor): Tensor {
   const [rows, kvHeads, width, dim] = x.shape as [number, number, number, number];
   return tf.reshape(tf.transpose(x, [1, 0, 2, 3]), [kvHeads, rows * width, dim]);
+}
+
+/** [heads, capacity, dim] and then, for one row, [1, heads, width, dim]: [1, heads, capacity + width, dim]. */
+function after(past: Tensor, fresh: Tensor): Tensor {
+  return tf.concat([tf.expandDims(past, 0), fresh], 2);
+}
+
+/** For queries at `length` and on: 0 where they may look, among kept and then new positions, {@link MASKED} elsewhere. */
+function extensionMask(
+  capacity: number,
+  length: number,
+  width: number,
+  window = Number.POSITIVE_INFINITY,
+): Float32Array {
+  const columns = capacity + width;
+  const values = new Float32Array(width * columns).fill(MASKED);
+  for (let row = 0; row < width; row++) {
+    const first = Math.max(0, length + row + 1 - window);
+    const at = row * columns;
+    values.fill(0, at + Math.min(first, length), at + length);
+    values.fill(0, at + capacity + Math.max(0, first - length), at + capacity + row + 1);
+  }
+  return values;
 }
 
 /** Puts this step's keys or values [slots, kvHeads, 1, dim] at their place in the window [kvHeads, slots, RECENT, dim]. */

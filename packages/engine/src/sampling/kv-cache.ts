@@ -10,6 +10,8 @@
 import { compile, type Tensor, tf } from '@anneal/tensorflow';
 import { MASKED } from '../layers/attention.ts';
 import type { CacheShape } from '../models/architecture.ts';
+import { bucketWidth } from '../training/batch-plan.ts';
+import { PromptRows } from './prompt-rows.ts';
 
 /** Steps that the recent tensors hold. */
 export const RECENT = 16;
@@ -118,6 +120,36 @@ export class KvCache {
     capacity: number,
     prefilled: PrefilledRows | undefined,
   ): void {
+    const { k, v } = this.#gather(sources, slots, capacity, prefilled);
+    this.dispose();
+    this.#past = { k, v };
+    const { heads, keyDim, valueDim, numLayers } = this.#shape;
+    const empty = (dim: number) =>
+      Array.from({ length: numLayers }, () => tf.zeros([heads, slots, RECENT, dim]) as Tensor);
+    this.#recent = { k: empty(keyDim), v: empty(valueDim) };
+    this.slots = slots;
+    this.capacity = capacity;
+    this.#lengths = Array.from({ length: slots }, (_, i) => sources[i]?.length ?? 0);
+    this.#joined = new Array(slots).fill(0);
+    this.#step = 0;
+  }
+
+  /** A copy of what a slot holds. */
+  extract(slot: number): PromptRows {
+    const length = this.length(slot);
+    const { k, v } = this.#gather([{ from: 'slot', slot, length }], 1, bucketWidth(length), undefined);
+    const rows = (tensors: Tensor[]) => tensors.map((tensor) => tf.squeeze(tensor, [1]) as Tensor);
+    const result = new PromptRows({ k: rows(k), v: rows(v) }, length);
+    tf.dispose([...k, ...v]);
+    return result;
+  }
+
+  #gather(
+    sources: SlotSource[],
+    slots: number,
+    capacity: number,
+    prefilled: PrefilledRows | undefined,
+  ): { k: Tensor[]; v: Tensor[] } {
     const index = this.#index(sources, slots, capacity, prefilled);
     const keep = sources.some(({ from }) => from === 'slot');
     const pieces = (kind: 'k' | 'v') =>
@@ -133,17 +165,7 @@ export class KvCache {
       length: capacity,
     });
     indices.dispose();
-    this.dispose();
-    this.#past = { k: tensors.slice(0, this.#shape.numLayers), v: tensors.slice(this.#shape.numLayers) };
-    const { heads, keyDim, valueDim, numLayers } = this.#shape;
-    const empty = (dim: number) =>
-      Array.from({ length: numLayers }, () => tf.zeros([heads, slots, RECENT, dim]) as Tensor);
-    this.#recent = { k: empty(keyDim), v: empty(valueDim) };
-    this.slots = slots;
-    this.capacity = capacity;
-    this.#lengths = Array.from({ length: slots }, (_, i) => sources[i]?.length ?? 0);
-    this.#joined = new Array(slots).fill(0);
-    this.#step = 0;
+    return { k: tensors.slice(0, this.#shape.numLayers), v: tensors.slice(this.#shape.numLayers) };
   }
 
   /** For every new position, its place in the concatenation of past, recent and prefilled rows. */

@@ -8,14 +8,15 @@ import '../testing/tensorflow.ts';
 import { LoraAdapter } from '../lora/adapter.ts';
 import { loraSpec } from '../testing/fixtures.ts';
 import { HeadPass } from '../training/head-pass.ts';
-import { Sampler } from './sampler.ts';
+import { Sampler, type SamplerOptions } from './sampler.ts';
 
 const fixture = archFixture('llama3');
 const base = BaseModel.load(fixture.modelDir, 'fp32');
 const tokenizer = await loadTokenizer(fixture.modelDir);
-const newSampler = (maxSlots = 8) =>
+const newSampler = (maxSlots = 8, options: Partial<SamplerOptions> = {}) =>
   new Sampler(base, new HeadPass(base), {
     maxSlots,
+    ...options,
     kvBudgetBytes: 1e9,
     prefillTokens: 256,
     xla: false,
@@ -140,4 +141,73 @@ test('sampling leaves no tensors behind', async () => {
   const before = tf.memory().numTensors;
   for (let i = 0; i < 5; i++) await run();
   expect(tf.memory().numTensors).toBe(before);
+});
+
+test('a prompt in pieces gives the same texts and scores, and others decode in between', async () => {
+  const long = request(sequences[2]!.tokens, { maxTokens: 9 }, { promptLogprobs: true });
+  const undivided = newSampler();
+  const [whole] = await finish(undivided, [undivided.submit(long, undefined)]);
+  const sampler = newSampler(8, { pieceTokens: 16 });
+  const short = sampler.submit(request(greedy.prompt.slice(0, 5), { maxTokens: 30 }), undefined);
+  while (sampler.activeSequences === 0) sampler.work();
+  const before = sampler.sampledTokens;
+  const late = sampler.submit(long, undefined);
+  while (sampler.activeSequences === 1) sampler.work();
+  expect(sampler.sampledTokens - before).toBeGreaterThan(3);
+  const [, pieces] = await finish(sampler, [short, late]);
+  expect([...pieces!.sequences[0]!.tokens]).toEqual([...whole!.sequences[0]!.tokens]);
+  pieces!.promptLogprobs!.forEach((value, i) => {
+    if (i > 0) expect(Math.abs(value - whole!.promptLogprobs![i]!)).toBeLessThan(1e-5);
+  });
+});
+
+test('a prompt that begins like an earlier conversation computes only the rest, with the same adapter only', async () => {
+  const adapter = LoraAdapter.create(base, loraSpec({ rank: 4, trainUnembed: false }));
+  const sampler = newSampler();
+  const first = sequences[2]!.tokens.slice(0, 50);
+  const [turn] = await finish(sampler, [sampler.submit(request(first, { maxTokens: 6 }), undefined)]);
+  const next = [...first, ...turn!.sequences[0]!.tokens, ...sequences[2]!.tokens.slice(50, 60)];
+  const ask = request(next, { maxTokens: 8 });
+  const [again] = await finish(sampler, [sampler.submit(ask, undefined)]);
+  // The last token that was drawn has not been through the layers.
+  expect(again!.promptCacheHitTokens).toBe(first.length + turn!.sequences[0]!.tokens.length - 1);
+  const cold = newSampler();
+  const [computed] = await finish(cold, [cold.submit(ask, undefined)]);
+  expect(computed!.promptCacheHitTokens).toBe(0);
+  expect([...again!.sequences[0]!.tokens]).toEqual([...computed!.sequences[0]!.tokens]);
+  again!.sequences[0]!.logprobs.forEach((value, i) => {
+    expect(Math.abs(value - computed!.sequences[0]!.logprobs[i]!)).toBeLessThan(1e-5);
+  });
+  const [other] = await finish(sampler, [sampler.submit(ask, adapter)]);
+  expect(other!.promptCacheHitTokens).toBe(0);
+  await sampler.whenUnused(adapter);
+  adapter.dispose();
+});
+
+test('equal prompts that come together are computed once', async () => {
+  const sampler = newSampler();
+  const prompt = sequences[2]!.tokens.slice(0, 64);
+  const results = await finish(
+    sampler,
+    [1n, 2n, 3n, 4n].map((seed) =>
+      sampler.submit(request(prompt, { maxTokens: 4, temperature: 1, seed }), undefined),
+    ),
+  );
+  expect(results.map(({ promptCacheHitTokens }) => promptCacheHitTokens)).toEqual([0, 63, 63, 63]);
+});
+
+test('kept prompts take no more than their budget', async () => {
+  const { numLayers, numKvHeads, headDim } = base.config;
+  const perPrompt = 64 * numLayers * 2 * numKvHeads * headDim * 4;
+  const sampler = newSampler(8, { prefixBudgetBytes: 2.5 * perPrompt });
+  const prompts = [0, 1, 2].map((i) => [i + 3, ...sequences[2]!.tokens.slice(0, 60)]);
+  for (const prompt of [...prompts, prompts[0]!, prompts[2]!])
+    await finish(sampler, [sampler.submit(request(prompt, { maxTokens: 1 }), undefined)]);
+  const again = async (prompt: number[]) => {
+    const ask = sampler.submit(request([...prompt, 7], { maxTokens: 1 }), undefined);
+    const [result] = await finish(sampler, [ask]);
+    return result!.promptCacheHitTokens;
+  };
+  expect(await again(prompts[2]!)).toBe(61);
+  expect(await again(prompts[1]!)).toBe(0);
 });

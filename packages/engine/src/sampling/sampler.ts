@@ -14,8 +14,12 @@ import type { HeadPass } from '../training/head-pass.ts';
 import { type StackedAdapters, stackAdapters } from './adapter-stack.ts';
 import { checkSampleRequest, stopConditions } from './check-request.ts';
 import { Decoder } from './decoder.ts';
+import { cancelled, type Job, type PrefillGroup, prefillArgs, type Running } from './job.ts';
 import { KvCache, RECENT, type SlotSource } from './kv-cache.ts';
 import { pickTokens } from './pick-tokens.ts';
+import { MIN_SHARED, PrefixCache, type PrefixHit, sharedLength } from './prefix-cache.ts';
+import { PromptPass } from './prompt-pass.ts';
+import { type LayerRows, PromptRows } from './prompt-rows.ts';
 import { PromptScorer, wantsPromptScores } from './prompt-scores.ts';
 import { Sequence } from './sequence.ts';
 
@@ -24,32 +28,19 @@ export interface SamplerOptions {
   maxSlots: number;
   /** Bytes that keys and values may take. */
   kvBudgetBytes: number;
+  /** Bytes that keys and values of earlier prompts may take. */
+  prefixBudgetBytes?: number;
+  /** Longer prompts are prefilled in pieces of this many tokens. */
+  pieceTokens?: number;
   /** Padded prompt tokens that one prefill takes on. */
   prefillTokens: number;
   xla: boolean;
   tokenizer: () => Tokenizer;
 }
 
-interface Job {
-  request: SampleRequest;
-  adapter: LoraAdapter | undefined;
-  seed: bigint;
-  options: SampleOptions;
-  sequences: Sequence[];
-  /** Sequences that have been prefilled. */
-  started: number;
-  scores: Partial<SampleResult>;
-  scored: boolean;
-  resolve: (result: SampleResult) => void;
-  reject: (error: Error) => void;
-  settled: boolean;
-}
-
-/** A running sequence and its slot's owner. */
-interface Running {
-  job: Job;
-  sequence: Sequence;
-}
+const PREFIX_BYTES = 2 ** 28;
+/** Long enough to keep the device busy, short enough for others to wait for. */
+const PIECE_TOKENS = 512;
 
 const SLOT_BUCKETS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128];
 
@@ -59,6 +50,8 @@ export class Sampler {
   readonly #decoder: Decoder;
   readonly #scorer: PromptScorer;
   readonly #cache: KvCache;
+  readonly #prefixes: PrefixCache;
+  #prefilledLast = false;
   readonly #waiting: Job[] = [];
   /** By slot; undefined where a sequence has ended. */
   #running: (Running | undefined)[] = [];
@@ -70,6 +63,7 @@ export class Sampler {
     this.#options = options;
     this.#decoder = new Decoder(base, { xla: options.xla });
     this.#scorer = new PromptScorer(base, head);
+    this.#prefixes = new PrefixCache(options.prefixBudgetBytes ?? PREFIX_BYTES);
     this.#cache = new KvCache({ numLayers: base.config.numLayers, ...base.cacheShape() });
   }
 
@@ -113,6 +107,8 @@ export class Sampler {
         seed,
         options,
         sequences,
+        pass: undefined,
+        cachedTokens: 0,
         started: 0,
         scores: {},
         scored: false,
@@ -120,30 +116,27 @@ export class Sampler {
         reject,
         settled: false,
       };
-      options.signal?.addEventListener(
-        'abort',
-        () => this.#fail(job, new EngineError('user', 'The sample was cancelled.')),
-        { once: true },
-      );
-      if (options.signal?.aborted)
-        return this.#fail(job, new EngineError('user', 'The sample was cancelled.'));
+      options.signal?.addEventListener('abort', () => this.#fail(job, cancelled()), { once: true });
+      if (options.signal?.aborted) return this.#fail(job, cancelled());
       this.#waiting.push(job);
     });
   }
 
-  /** Resolves when no request uses the adapter any more, so that it may be freed. */
+  /** Resolves when no request uses the adapter any more, so that it may be freed; what it computed is forgotten. */
   async whenUnused(adapter: LoraAdapter | undefined): Promise<void> {
     while (this.#jobs().some((job) => job.adapter === adapter))
       await new Promise((resolve) => setTimeout(resolve, 20));
+    if (adapter) this.#prefixes.forget(adapter);
   }
 
   #jobs(): Job[] {
     return [...this.#waiting, ...this.#running.flatMap((entry) => (entry ? [entry.job] : []))];
   }
 
-  /** One prefill or one decode step. */
+  /** One prefill, one piece of a long one, or one decode step. While sequences run, prefills and decode steps take turns. */
   work(): void {
-    const group = this.#nextGroup();
+    const group = this.#prefilledLast && this.#running.some(Boolean) ? [] : this.#nextGroup();
+    this.#prefilledLast = group.length > 0;
     try {
       if (group.length > 0)
         profiled(
@@ -169,9 +162,12 @@ export class Sampler {
     }
   }
 
-  /** Waiting jobs that can be prefilled together now: same adapter, similar length, within slots, tokens and KV memory. */
-  #nextGroup(): { job: Job; count: number }[] {
-    const group: { job: Job; count: number }[] = [];
+  /**
+   * Waiting jobs that can be prefilled together now: same adapter, similar length, within slots, tokens and KV memory. One that
+   * goes in pieces goes alone, and one that begins like another of the group waits for what that computes.
+   */
+  #nextGroup(): PrefillGroup {
+    const group: PrefillGroup = [];
     let free = this.#options.maxSlots - this.activeSequences;
     let width = 0;
     for (const job of this.#waiting) {
@@ -188,11 +184,34 @@ export class Sampler {
         (first || this.activeSequences > 0)
       )
         continue;
+      const alone = this.#goesInPieces(job);
+      if (alone && !first) return [{ job, count }];
+      if (alone || group.some((other) => beginsLike(job, other.job))) continue;
       group.push({ job, count });
       free -= count;
       width = nextWidth;
     }
     return group;
+  }
+
+  get #pieceTokens(): number {
+    return this.#options.pieceTokens ?? PIECE_TOKENS;
+  }
+
+  #goesInPieces(job: Job): boolean {
+    return (
+      job.pass !== undefined ||
+      job.request.prompt.length > this.#pieceTokens ||
+      this.#cachedBeginning(job) !== undefined
+    );
+  }
+
+  /** Scores need every position's hidden states, which are not kept. */
+  #cachedBeginning(job: Job): PrefixHit | undefined {
+    if (wantsPromptScores(job.request) && !job.scored) return undefined;
+    const { prompt } = job.request;
+    const hit = this.#prefixes.find(job.adapter, prompt);
+    return hit && hit.length >= prompt.length / 4 ? hit : undefined;
   }
 
   #fitsMemory(job: Job, added: number): boolean {
@@ -202,7 +221,13 @@ export class Sampler {
     return (this.activeSequences + added) * positions * perPosition <= this.#options.kvBudgetBytes;
   }
 
-  #prefill(group: { job: Job; count: number }[]): void {
+  #prefill(group: PrefillGroup): void {
+    const [{ job }] = group as [PrefillGroup[number]];
+    if (this.#goesInPieces(job)) this.#prefillPiece(group[0]!);
+    else this.#prefillTogether(group);
+  }
+
+  #prefillTogether(group: PrefillGroup): void {
     const width = bucketWidth(Math.max(...group.map(({ job }) => job.request.prompt.length)));
     const ids = new Int32Array(group.length * width);
     group.forEach(({ job }, row) => {
@@ -215,16 +240,63 @@ export class Sampler {
     group.forEach(({ job }, row) => {
       this.#scorePrompt(job, x, row, adapter);
     });
+    this.#start(group, stacked, { x, width, last: (row, length) => row * width + length - 1 }, cached);
+    group.forEach(({ job: { request } }, row) => {
+      const count = request.prompt.length;
+      if (count < MIN_SHARED) return;
+      const capacity = bucketWidth(count);
+      const rows = PromptRows.joined(undefined, cached, { from: row * width, count, capacity });
+      this.#prefixes.put(adapter, request.prompt, rows);
+    });
+    tf.dispose([idTensor, x, ...cached.k, ...cached.v]);
+  }
+
+  #prefillPiece({ job, count }: PrefillGroup[number]): void {
+    const { adapter, request } = job;
+    const adapters = stackAdapters([adapter], this.#base.layers.length);
+    job.pass ??= this.#startPass(job, adapters);
+    job.pass.step();
+    if (!job.pass.finished) return;
+    const { x, rows } = job.pass.take();
+    job.pass = undefined;
+    this.#scorePrompt(job, x, 0, adapter);
+    const last = (x.shape[1] as number) - 1;
+    const cached = { k: rows.k, v: rows.v, width: rows.capacity };
+    this.#start([{ job, count }], adapters, { x, width: rows.capacity, last: () => last }, cached);
+    this.#prefixes.put(adapter, request.prompt, rows);
+    x.dispose();
+  }
+
+  #startPass(job: Job, adapters: StackedAdapters): PromptPass {
+    const hit = this.#cachedBeginning(job);
+    if (hit) this.#prefixes.touch(hit.rows);
+    job.cachedTokens = Math.max(job.cachedTokens, job.started === 0 ? (hit?.length ?? 0) : 0);
+    return new PromptPass(this.#decoder, {
+      prompt: job.request.prompt,
+      adapters,
+      hit,
+      pieceTokens: this.#pieceTokens,
+      keepHidden: wantsPromptScores(job.request) && !job.scored,
+    });
+  }
+
+  /** Draws the first tokens of prefilled jobs, and lets those that go on join the decode batch. */
+  #start(
+    group: PrefillGroup,
+    stacked: StackedAdapters,
+    hidden: { x: Tensor; width: number; last: (row: number, length: number) => number },
+    cached: LayerRows,
+  ): void {
     const started = group.flatMap(({ job, count }, row) => {
       const sequences = job.sequences.slice(job.started, job.started + count);
       job.started += count;
       return sequences.map((sequence) => ({ job, sequence, row }));
     });
     this.#removeStarted();
-    this.#firstTokens(x, started, stacked, width);
+    const last = started.map(({ job, row }) => hidden.last(row, job.request.prompt.length));
+    this.#firstTokens(hidden.x, started, stacked, last);
     const alive = started.filter(({ job, sequence }) => !sequence.finished && !job.settled);
-    if (alive.length > 0) this.#rebuild(alive, { ...cached, width });
-    tf.dispose([idTensor, x, ...cached.k, ...cached.v]);
+    if (alive.length > 0) this.#rebuild(alive, { k: cached.k, v: cached.v, width: hidden.width });
     for (const { job } of group) this.#settle(job);
   }
 
@@ -237,14 +309,8 @@ export class Sampler {
     own.dispose();
   }
 
-  #firstTokens(
-    x: Tensor,
-    started: (Running & { row: number })[],
-    stacked: StackedAdapters,
-    width: number,
-  ): void {
+  #firstTokens(x: Tensor, started: Running[], stacked: StackedAdapters, last: number[]): void {
     const hidden = x.shape[2] as number;
-    const last = started.map(({ job, row }) => row * width + job.request.prompt.length - 1);
     const rows = tf.tidy(() => {
       const flat = tf.reshape(x, [-1, hidden]);
       return tf.reshape(tf.gather(flat, tf.tensor1d(padTo(last, bucketSlots(last.length)), 'int32')), [
@@ -270,10 +336,21 @@ export class Sampler {
     x.dispose();
     running.forEach((entry, slot) => {
       if (!entry || (!entry.sequence.finished && !entry.job.settled)) return;
+      this.#remember(entry, slot);
       this.#running[slot] = undefined;
       this.#settle(entry.job);
     });
     if (!this.#running.some(Boolean)) this.#clear();
+  }
+
+  /** Keeps a conversation for its next turn; of several samples of one prompt, only the prompt was worth keeping. */
+  #remember({ job, sequence }: Running, slot: number): void {
+    if (job.sequences.length > 1 || job.settled) return;
+    const tokens = Int32Array.from([...job.request.prompt, ...sequence.tokens]).subarray(
+      0,
+      this.#cache.length(slot),
+    );
+    if (tokens.length >= MIN_SHARED) this.#prefixes.put(job.adapter, tokens, this.#cache.extract(slot));
   }
 
   /** Draws the next token of each entry from hidden rows [rows, 1, hidden]; entries beyond the list are padding. */
@@ -340,7 +417,7 @@ export class Sampler {
       return;
     job.settled = true;
     job.resolve({
-      promptCacheHitTokens: 0,
+      promptCacheHitTokens: job.cachedTokens,
       ...job.scores,
       sequences: job.sequences.map((sequence) => sequence.result()),
     });
@@ -352,6 +429,8 @@ export class Sampler {
     const at = this.#waiting.indexOf(job);
     if (at >= 0) this.#waiting.splice(at, 1);
     this.#running = this.#running.map((entry) => (entry?.job === job ? undefined : entry));
+    job.pass?.dispose();
+    job.pass = undefined;
     job.reject(error);
   }
 
@@ -377,19 +456,14 @@ export class Sampler {
 
   dispose(): void {
     this.#failAll(new EngineError('server', 'The engine is shutting down.'));
+    this.#prefixes.dispose();
   }
 }
 
-/** A prefill as profiles show it: prompts and the sequences that go on from them. */
-function prefillArgs(group: { job: Job; count: number }[]) {
-  const lengths = group.map(({ job }) => job.request.prompt.length);
-  return {
-    sampler: [...new Set(group.map(({ job }) => job.request.samplerId))].join(),
-    batch: group.length,
-    width: bucketWidth(Math.max(...lengths)),
-    tokens: lengths.reduce((sum, length) => sum + length, 0),
-    sequences: group.reduce((sum, { count }) => sum + count, 0),
-  };
+/** Whether it is better to wait for what the other's prompt leaves in the prefix cache. */
+function beginsLike({ request: { prompt } }: Job, { request: other }: Job): boolean {
+  const shared = sharedLength(prompt, other.prompt);
+  return shared >= MIN_SHARED && shared >= prompt.length / 2;
 }
 
 /** Slots are padded to these counts, so that few shapes are compiled. */

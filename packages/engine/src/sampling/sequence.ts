@@ -47,6 +47,10 @@ export class Sequence {
     return this.#tokens.length;
   }
 
+  get tokens(): readonly number[] {
+    return this.#tokens;
+  }
+
   get lastToken(): number {
     return this.#tokens.at(-1) as number;
   }

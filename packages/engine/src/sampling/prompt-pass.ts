@@ -1,0 +1,81 @@
+/** One prompt, prefilled in pieces, between which others use the device; the beginning may come from the prefix cache. */
+import { type Tensor, tf } from '@anneal/tensorflow';
+import { bucketWidth } from '../training/batch-plan.ts';
+import type { StackedAdapters } from './adapter-stack.ts';
+import type { Decoder } from './decoder.ts';
+import type { PrefixHit } from './prefix-cache.ts';
+import { PromptRows } from './prompt-rows.ts';
+
+export interface PromptPassOptions {
+  prompt: Int32Array;
+  adapters: StackedAdapters;
+  hit: PrefixHit | undefined;
+  /** Tokens of a piece. */
+  pieceTokens: number;
+  /** Keep every position's hidden states, not only the last piece's. */
+  keepHidden: boolean;
+}
+
+export class PromptPass {
+  readonly #decoder: Decoder;
+  readonly #options: PromptPassOptions;
+  #rows: PromptRows | undefined;
+  #hidden: Tensor[] = [];
+  #done: number;
+  /** Tokens that the prefix cache gave. */
+  readonly cached: number;
+
+  constructor(decoder: Decoder, options: PromptPassOptions) {
+    this.#decoder = decoder;
+    this.#options = options;
+    this.cached = this.#done = options.hit?.length ?? 0;
+  }
+
+  get finished(): boolean {
+    return this.#done === this.#options.prompt.length;
+  }
+
+  /** Computes one piece. The first uses the prefix cache's rows, so it comes before anything else changes that. */
+  step(): void {
+    const { prompt, adapters, hit, pieceTokens, keepHidden } = this.#options;
+    const count = Math.min(pieceTokens, prompt.length - this.#done);
+    const width = bucketWidth(count);
+    const ids = new Int32Array(width);
+    ids.set(prompt.subarray(this.#done, this.#done + count));
+    const idTensor = tf.tensor2d(ids, [1, width], 'int32') as Tensor;
+    const first = this.#rows === undefined;
+    const before = first ? hit : { rows: this.#rows!, length: this.#done };
+    const { x, cached } = before
+      ? this.#decoder.extend(idTensor, before, adapters)
+      : this.#decoder.prefill(idTensor, adapters);
+    const capacity = bucketWidth(this.#done + count);
+    const rows = PromptRows.joined(before, cached, { from: 0, count, capacity });
+    tf.dispose([idTensor, ...cached.k, ...cached.v]);
+    this.#rows?.dispose();
+    this.#rows = rows;
+    if (!keepHidden) tf.dispose(this.#hidden.splice(0));
+    this.#hidden.push(tf.slice(x, [0, 0, 0], [1, count, x.shape[2] as number]));
+    x.dispose();
+    this.#done += count;
+  }
+
+  /**
+   * What a finished pass has: hidden states before the final norm [1, positions, hidden], the last position's last, and the
+   * prompt's keys and values. The caller owns both.
+   */
+  take(): { x: Tensor; rows: PromptRows } {
+    const x = this.#hidden.length === 1 ? this.#hidden[0]! : (tf.concat(this.#hidden, 1) as Tensor);
+    if (this.#hidden.length > 1) tf.dispose(this.#hidden);
+    const rows = this.#rows!;
+    this.#hidden = [];
+    this.#rows = undefined;
+    return { x, rows };
+  }
+
+  dispose(): void {
+    tf.dispose(this.#hidden);
+    this.#rows?.dispose();
+    this.#hidden = [];
+    this.#rows = undefined;
+  }
+}
