@@ -1,15 +1,15 @@
 /** `anneal bench`: opens what is to be measured, runs the cases, closes it. */
 import { writeFile } from 'node:fs/promises';
 import type { Precision } from '@anneal/engine';
-import { inspectModel, resolveModel } from '@anneal/hub';
-import { prepareTensorflow, TENSORFLOW_VERSION, terminalProgress } from '@anneal/tensorflow';
+import { inspectModel } from '@anneal/hub';
+import { TENSORFLOW_VERSION } from '@anneal/tensorflow';
 import type { BenchCommandOptions } from '../commands/bench.ts';
-import { CliError } from '../errors.ts';
-import { modelProgress } from '../output/model-progress.ts';
 import { version } from '../version.ts';
+import { keyFor } from './api-key.ts';
 import { benchServer } from './bench-server.ts';
 import { chromeTrace, type Mark } from './chrome-trace.ts';
 import { type EngineSubject, openEngineSubject } from './engine-subject.ts';
+import { findModel } from './find-model.ts';
 import { describeMachine } from './machine.ts';
 import type { BenchResult } from './result.ts';
 import { type BenchOptions, type CasesResult, isWanted, runSubjectCases, subjectCases } from './run-bench.ts';
@@ -32,7 +32,8 @@ export async function bench(options: BenchCommandOptions, say: (line: string) =>
 }
 
 async function benchMachine(command: BenchCommandOptions, options: BenchOptions): Promise<BenchResult> {
-  const { name, precision, ...found } = await findModel(command);
+  const { precision } = command;
+  const { name, ...found } = await findModel(command.model);
   const about = { version, date: new Date().toISOString(), machine: await describeMachine() };
   const engine = await benchEngine({ ...found, precision, profile: command.profile }, options);
   // A profile shows the engine's thread, and a server's is in another process.
@@ -103,35 +104,15 @@ async function profiledCases(
 
 async function benchUrl(
   url: string,
-  { model, apiKey = process.env.TINKER_API_KEY }: BenchCommandOptions,
+  { model, apiKey }: BenchCommandOptions,
   options: BenchOptions,
 ): Promise<BenchResult> {
-  if (!apiKey)
-    throw new CliError('--api-key: a key is needed; give it, or set TINKER_API_KEY', { exitCode: 2 });
   const about = { version, date: new Date().toISOString(), machine: await describeMachine() };
-  const subject = await openUrlSubject({ url, apiKey, baseModel: model });
+  const subject = await openUrlSubject({ url, apiKey: keyFor(apiKey), baseModel: model });
   try {
     const { memory: _, ...found } = await runSubjectCases(subject, subjectCases, options);
     return { ...about, subject: url, model, repeats: options.repeats, ...found };
   } finally {
     await subject.close();
   }
-}
-
-/** The addon, and where the model lies; both are fetched where they are missing. */
-export async function findModel({ model, precision }: Pick<BenchCommandOptions, 'model' | 'precision'>) {
-  const addonPath = await findAddon();
-  const progress = modelProgress();
-  const { folder, name } = await resolveModel(model, { onProgress: progress.onProgress }).finally(
-    progress.stop,
-  );
-  return { addonPath, folder, name, precision };
-}
-
-async function findAddon(): Promise<string> {
-  const progress = terminalProgress();
-  const prepared = await prepareTensorflow({ onProgress: progress.onProgress }).finally(progress.stop);
-  if (prepared.addonPath === undefined)
-    throw new CliError(`TensorFlow can't be used here: ${prepared.notes.join(' ')}`);
-  return prepared.addonPath;
 }

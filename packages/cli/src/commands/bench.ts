@@ -14,6 +14,7 @@ const Options = z.strictObject({
   url: z.url().optional(),
   apiKey: z.string().optional(),
   profile: z.string().min(1).optional(),
+  lines: z.boolean().optional(),
   json: z.boolean().default(false),
 });
 
@@ -46,9 +47,14 @@ export function benchCommand(program: Command): Command {
       '--profile <file>',
       'write a trace of the engine for Perfetto or chrome://tracing; the server is left out',
     )
+    .option(
+      '--lines',
+      'do the work that lines of standard input ask for, as tools/bench/compare.mjs writes them',
+    )
     .option('--json', 'print JSON')
     .action(async (given: Record<string, unknown>) => {
       const options = parse(given);
+      if (options.lines) return (await import('../bench/bench-lines.ts')).benchLines(options);
       const [{ bench }, { formatResult }] = await Promise.all([
         import('../bench/bench.ts'),
         import('../bench/report.ts'),
