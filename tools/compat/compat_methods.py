@@ -289,14 +289,6 @@ def test_load_state_with_optimizer_into_a_live_model(service, saved):
     assert close(fwd(other, saved["ids"]), fwd(resumed, saved["ids"]))
 
 
-def test_custom_loss_upload_is_refused_with_a_reason(service):
-    """The switch for server-side losses is off, so the client computes custom losses itself."""
-    pytest.importorskip("torch")
-    with pytest.raises(Exception) as e:
-        get(service.create_custom_loss(lambda logprobs: -logprobs.sum(), {"logprobs": 1}))
-    assert str(e.value)
-
-
 # ---- sampling's extras -----------------------------------------------------------------------------
 
 
