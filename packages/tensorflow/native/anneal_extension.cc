@@ -5,6 +5,7 @@
 
 #include <node_api.h>
 
+#include <dlfcn.h>
 #ifdef __linux__
 #include <malloc.h>
 #endif
@@ -464,9 +465,17 @@ void TuneProcess() {
 #endif
 }
 
+// TensorFlow keeps pointers to our op for as long as the process lives, and Node.js unloads an addon with the last thread
+// that uses it: this library stays.
+void StayLoaded() {
+  Dl_info self;
+  if (dladdr(reinterpret_cast<void *>(StayLoaded), &self)) dlopen(self.dli_fname, RTLD_NOW | RTLD_NODELETE);
+}
+
 napi_value InitExtension(napi_env env, napi_value exports) {
   static std::once_flag tuned;
   std::call_once(tuned, [] {
+    StayLoaded();
     TuneProcess();
     anneal::RegisterSkinnyMatmul();
   });
