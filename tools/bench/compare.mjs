@@ -165,7 +165,7 @@ async function main() {
   console.log(values.json ? JSON.stringify(result, null, 2) : formatComparison(result));
 }
 
-if (import.meta.main ?? process.argv[1] === import.meta.filename) {
+if (process.argv[1] === import.meta.filename) {
   try {
     await main();
   } catch (error) {

@@ -19,7 +19,7 @@ test('a short run of engine and server gives finite numbers that agree with each
     'server/start',
     'server/first-step',
     'server/next-shape',
-    'server/train/4x256',
+    'server/train/8x256',
     'server/decode/1',
     'server/decode/8/one',
     'server/latency/one-token',

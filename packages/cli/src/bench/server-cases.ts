@@ -13,7 +13,7 @@ const ROUND_TRIPS = 300;
 const STEPS = 100;
 
 /** Cases of the engine that are run against the server too: what the API adds to them. */
-export const OVER_HTTP = ['train/4x256', 'decode/1', 'decode/8/one', 'latency/'];
+export const OVER_HTTP = ['train/8x256', 'decode/1', 'decode/8/one', 'latency/'];
 
 export const startCases = {
   start: { id: 'server/start', title: 'start of the server until it is healthy, caches warm' },

@@ -1,0 +1,170 @@
+/**
+ * Measures everything on this machine, which should do nothing else meanwhile, and writes the tables of docs/benchmarks.md:
+ *
+ *   node tools/bench/report.mjs [--save FILE] [--from FILE] [--quick]
+ *
+ * `--save` keeps the measured values as JSON; `--from` writes the tables from such a file and measures nothing; `--quick`
+ * tries it all out in a few minutes, with numbers that are not worth keeping.
+ */
+import { spawnSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { compare } from './compare.mjs';
+import { ANNEAL } from './contender.mjs';
+import { judge, NOT_MEASURED, TARGETS } from './targets.mjs';
+
+const DOCS = join(dirname(dirname(import.meta.dirname)), 'docs', 'benchmarks.md');
+const MODEL = 'HuggingFaceTB/SmolLM2-135M-Instruct';
+const COMPARED = ['train/4x256', 'decode/'];
+const REPEATS = 3;
+
+const say = (line) => console.error(`anneal: ${line}`);
+
+function anneal(...args) {
+  const [program, ...flags] = ANNEAL;
+  const result = spawnSync(program, [...flags, ...args, '--json'], {
+    encoding: 'utf8',
+    maxBuffer: 2 ** 28,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  if (result.status !== 0) throw new Error(`anneal ${args.join(' ')} failed (${result.status})`);
+  return JSON.parse(result.stdout);
+}
+
+async function measure(quick) {
+  const { matmul } = anneal('doctor');
+  anneal('model', 'pull', MODEL);
+  const model = anneal('model', 'inspect', MODEL);
+  const bench = anneal(
+    'bench',
+    '--model',
+    MODEL,
+    ...(quick ? ['--quick', '--repeat', '1'] : ['--repeat', String(REPEATS)]),
+  );
+  const comparison = await compare({
+    model: MODEL,
+    against: ['torch', 'llama.cpp'],
+    precisions: ['auto', 'fp32'],
+    only: COMPARED,
+    repeats: quick ? 1 : REPEATS,
+    say,
+  });
+  return { matmul, parameters: weightsPerToken(model), bench, comparison };
+}
+
+/** Embeddings are looked up, not multiplied, unless they are the unembedding too. */
+function weightsPerToken({ parameters, vocabSize, hiddenSize, tiedEmbeddings }) {
+  return tiedEmbeddings ? parameters : parameters - vocabSize * hiddenSize;
+}
+
+function table(head, rows) {
+  return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+}
+
+function machineText(report) {
+  if (!report) return `Machine, versions, date: ${NOT_MEASURED}.`;
+  const { bench, comparison, matmul } = report;
+  const { machine } = bench;
+  const others = Object.values(comparison.contenders).filter((about) => about !== 'engine');
+  return [
+    `Measured on ${bench.date.slice(0, 10)}: ${machine.cpu}, ${machine.cores} cores (${machine.features.join(', ')}),`,
+    `${(machine.memoryBytes / 1e9).toFixed(0)} GB, ${machine.os}, Node ${machine.node}; load before: ${machine.loadAverage.toFixed(2)}.`,
+    `Matrix products: ${matmul.fp32.toFixed(0)} GFLOP/s in fp32${matmul.bf16 ? `, ${matmul.bf16.toFixed(0)} in bf16` : ''}.`,
+    `${bench.model}, Anneal ${bench.version}, ${bench.backend}; ${others.join('; ')}.`,
+  ].join('\n');
+}
+
+function targetsTable(report) {
+  const rows = TARGETS.map((target) => {
+    const { shown, met } = judge(target, report);
+    return [target.work, target.target, shown, met === undefined ? '' : met ? 'yes' : 'no'];
+  });
+  return table(['work', 'target', 'measured', 'met'], rows);
+}
+
+function comparisonTable(report) {
+  const head = [
+    'case',
+    'contender',
+    'tokens/s best',
+    'median',
+    'peak memory',
+    'Anneal (auto) to it, min',
+    'median',
+  ];
+  if (!report) return table(head, [[NOT_MEASURED, '', '', '', '', '', '']]);
+  const rows = report.comparison.cases.flatMap(({ id, results, ratios }) =>
+    Object.entries(results).map(([name, { best, median, peakBytes }]) => {
+      const ratio = ratios.find((entry) => entry.name === 'anneal auto' && entry.other === name);
+      return [
+        id,
+        name,
+        best.toFixed(1),
+        median.toFixed(1),
+        peakBytes ? `${(peakBytes / 1e9).toFixed(2)} GB` : '',
+        ratio ? ratio.min.toFixed(2) : '',
+        ratio ? ratio.median.toFixed(2) : '',
+      ];
+    }),
+  );
+  return table(head, rows);
+}
+
+function casesTable(report) {
+  const head = ['case', 'tokens/s best', 'median', 'seconds best', 'median', 'first', 'peak memory'];
+  if (!report) return table(head, [[NOT_MEASURED, '', '', '', '', '', '']]);
+  const rows = report.bench.cases.map((entry) => [
+    entry.id,
+    entry.tokensPerSecondBest?.toFixed(1) ?? '',
+    entry.tokensPerSecondMedian?.toFixed(1) ?? '',
+    entry.secondsMin.toPrecision(3),
+    entry.secondsMedian.toPrecision(3),
+    entry.firstSeconds?.toPrecision(3) ?? '',
+    entry.peakBytes ? `${(entry.peakBytes / 1e9).toFixed(2)} GB` : '',
+  ]);
+  const skipped = report.bench.skipped.map(({ id, reason }) => `\nSkipped ${id}: ${reason}.`);
+  return [table(head, rows), ...skipped].join('\n');
+}
+
+/** Replaces what stands between `<!-- name -->` and `<!-- /name -->`. */
+function fill(text, name, content) {
+  const [open, close] = [`<!-- ${name} -->`, `<!-- /${name} -->`];
+  const [begin, end] = [text.indexOf(open), text.indexOf(close)];
+  if (begin < 0 || end < begin) throw new Error(`docs/benchmarks.md has no ${open} … ${close}`);
+  return `${text.slice(0, begin + open.length)}\n${content}\n${text.slice(end)}`;
+}
+
+export function writeTables(text, report) {
+  const parts = {
+    machine: machineText(report),
+    targets: targetsTable(report),
+    comparison: comparisonTable(report),
+    cases: casesTable(report),
+  };
+  return Object.entries(parts).reduce((filled, [name, content]) => fill(filled, name, content), text);
+}
+
+async function main() {
+  const { values } = parseArgs({
+    options: {
+      save: { type: 'string' },
+      from: { type: 'string' },
+      quick: { type: 'boolean', default: false },
+    },
+  });
+  const report = values.from ? JSON.parse(readFileSync(values.from, 'utf8')) : await measure(values.quick);
+  if (values.save) writeFileSync(values.save, JSON.stringify(report, null, 2));
+  if (values.quick) return console.log(targetsTable(report));
+  writeFileSync(DOCS, writeTables(readFileSync(DOCS, 'utf8'), report));
+  say(`wrote ${DOCS}`);
+}
+
+if (process.argv[1] === import.meta.filename) {
+  try {
+    await main();
+  } catch (error) {
+    console.error(`anneal: error: ${error.message}`);
+    process.exitCode = 1;
+  }
+}
