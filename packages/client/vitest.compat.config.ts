@@ -4,6 +4,7 @@ import { defineConfig } from 'vitest/config';
 const conditions = ['@anneal/source', 'node', 'import', 'module', 'default'];
 
 export default defineConfig({
+  root: import.meta.dirname,
   resolve: { conditions },
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {

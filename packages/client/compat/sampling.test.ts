@@ -1,9 +1,10 @@
 import { beforeAll, expect, test } from 'vitest';
-import { BadRequestError, RequestFailedError, SamplingClient } from '../src/index.ts';
+import { BadRequestError, RequestFailedError, SamplingClient, type TrainingClient } from '../src/index.ts';
 import {
   BASE_MODEL,
   distance,
   drawOne,
+  newModel,
   promptLogprobs,
   rest,
   service,
@@ -12,9 +13,11 @@ import {
 } from './support.ts';
 
 let sampler: SamplingClient;
+let model: TrainingClient;
 
 beforeAll(async () => {
   sampler = await service.createSamplingClient({ baseModel: BASE_MODEL });
+  model = await newModel({ rank: 4 });
 });
 
 test('greedy is deterministic, and the argmax', async () => {
@@ -59,6 +62,26 @@ test('a stop token ends the sequence and is kept', async () => {
   });
   expect(stopped.stop_reason).toBe('stop');
   expect(stopped.tokens).toEqual(free.tokens.slice(0, free.tokens.indexOf(cut) + 1));
+});
+
+test('a stop string ends the sequence and is kept', async () => {
+  const tokenizer = await model.getTokenizer({ tokenizerId: process.env.COMPAT_TOKENIZER });
+  const stops = async (seed: number) => {
+    const prompt = tokensOf(8, seed);
+    const samplingParams = { max_tokens: 10, temperature: 0 };
+    const free = await drawOne(sampler, prompt, { samplingParams: { ...samplingParams, stop: [] } });
+    const stop = tokenizer.decode([free.tokens[4]!]);
+    if (!stop.trim() || stop.includes('\ufffd')) return false;
+    const cut = await drawOne(sampler, prompt, { samplingParams: { ...samplingParams, stop: [stop] } });
+    expect(cut.stop_reason).toBe('stop');
+    expect(cut.tokens.length).toBeLessThanOrEqual(5);
+    expect(cut.tokens).toEqual(free.tokens.slice(0, cut.tokens.length));
+    expect(tokenizer.decode(cut.tokens)).toContain(stop);
+    return true;
+  };
+  // A token may stand for no text of its own; one of several will.
+  for (let seed = 29; seed < 60; seed++) if (await stops(seed)) return;
+  expect.unreachable('no prompt was continued by a token with text');
 });
 
 test('sampled logprobs match scoring', async () => {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { AuthenticationError, RestClient } from '../src/index.ts';
+import { AuthenticationError, type LossFnType, RestClient, ServiceClient } from '../src/index.ts';
 import {
   adapterOf,
   BASE_MODEL,
@@ -70,6 +70,25 @@ test('heartbeat', async () => {
   expect((await beat('nope')).status).toBeGreaterThanOrEqual(400);
 });
 
+test('telemetry is taken', async () => {
+  const talkative = new ServiceClient({ telemetry: true });
+  await talkative.createSamplingClient({ baseModel: BASE_MODEL });
+  talkative.getTelemetry()?.log('compat', { k: [1] });
+  await talkative.close('success');
+  const event = { event: 'GENERIC_EVENT', event_id: 'e', event_name: 'x', event_session_index: 0 };
+  const events = [{ ...event, severity: 'INFO', timestamp: '2026-01-01T00:00:00Z', event_data: { k: [1] } }];
+  const fields = {
+    platform: 'Linux',
+    sdk_version: '0.38.0',
+    session_id: service.sessionId,
+    process_uuid: 'p',
+  };
+  expect(await raw('/api/v1/telemetry', { ...fields, events })).toEqual({
+    status: 200,
+    body: { status: 'accepted' },
+  });
+});
+
 test.each(['trainAttn', 'trainMlp', 'trainUnembed'] as const)(
   '%s alone selects its modules',
   async (only) => {
@@ -124,6 +143,13 @@ test.each([
   await expect(model.forwardBackward([datum], lossFn)).rejects.toThrow();
   const after = await score(model, tokensOf(6, 39));
   expect(after.every(Number.isFinite)).toBe(true);
+});
+
+test('an unknown loss is refused by its name, and the client lives on', async () => {
+  const model = await newModel({ rank: 4 });
+  const refused = async () => model.forwardBackward([crossEntropy(ids)], 'no_such_loss' as LossFnType);
+  await expect(refused()).rejects.toThrow('no_such_loss');
+  expect((await score(model, ids)).every(Number.isFinite)).toBe(true);
 });
 
 test('an unknown config key is refused', async () => {
