@@ -1,10 +1,11 @@
 /**
- * What `npm test` runs: `node tools/test.mjs [checks|unit|sdk|older|interop ...] [--all]`; without names, unit and sdk.
+ * What `npm test` runs: `node tools/test.mjs [checks|unit|sdk|client|older|interop ...] [--all]`; without names, unit and sdk.
  * The last line adds up every suite; the exit status is 1 when anything failed.
  */
 import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { ensureRuntime } from './testing/js-runtimes.mjs';
 import { ensurePythonEnv } from './testing/python-env.mjs';
 import { startServer } from './testing/server.mjs';
 import { runCheck, runPytest, runVitest } from './testing/suites.mjs';
@@ -14,6 +15,8 @@ const ROOT = dirname(TOOLS);
 const BIN = join(ROOT, 'node_modules', '.bin');
 const CLI = join(ROOT, 'packages', 'cli', 'dist', 'main.js');
 const MODEL = 'HuggingFaceTB/SmolLM2-135M-Instruct';
+/** A random Llama of 368 tokens: enough for what does not look at quality. */
+const TINY_MODEL = join(ROOT, 'packages', 'engine', 'fixtures', 'arch', 'llama3', 'model');
 const DEFAULT_SUITES = ['unit', 'sdk'];
 
 const say = (line) => console.log(`\nanneal: ${line}`);
@@ -31,6 +34,7 @@ const SUITES = {
   ],
   unit: async () => [await runVitest('unit tests')],
   sdk: () => againstServer([{ ...COMPAT, name: 'tinker SDK' }]),
+  client: withTypeScript,
   older: () =>
     againstServer(
       OLDER_SDKS.map((version) => ({
@@ -86,6 +90,31 @@ async function againstServer(runs) {
     await server.stop();
   }
   return counts;
+}
+
+/** The TypeScript client: the SDK's scenarios against a server, and its packages, installed and used in each runtime. */
+async function withTypeScript() {
+  const model = 'tiny';
+  const server = await startServer({ flags: ['--model', `${model}=${TINY_MODEL}`] });
+  const env = {
+    TINKER_BASE_URL: server.url,
+    TINKER_API_KEY: server.key,
+    BASE_MODEL: model,
+    COMPAT_VOCAB: '340',
+    COMPAT_TOL: '0.002',
+  };
+  const config = (name) => ['--config', join(ROOT, `packages/client/vitest.${name}.config.ts`)];
+  const counts = [];
+  try {
+    counts.push(await runVitest('TypeScript client', config('compat'), env));
+  } finally {
+    await server.stop();
+  }
+  const runtimes = {
+    ANNEAL_BUN: ensureRuntime('bun', say) ?? '',
+    ANNEAL_DENO: ensureRuntime('deno', say) ?? '',
+  };
+  return [...counts, await runVitest('installed packages', config('package'), runtimes)];
 }
 
 /** The Python of a run's environment, which `requirements` (a path in tools/) describes. */

@@ -40,12 +40,12 @@ export async function runCheck(name, command, args) {
   return code === 0 ? counted(name, 0, { passed: 1 }) : counted(name, code, { failed: 1 });
 }
 
-export function runVitest(name, args = []) {
+export function runVitest(name, args = [], env = {}) {
   return withFolder(async (folder) => {
     const report = join(folder, 'vitest.json');
     const vitest = join(ROOT, 'node_modules', 'vitest', 'vitest.mjs');
     const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
-    const code = await exitCode(process.execPath, [vitest, 'run', ...reporters, ...args]);
+    const code = await exitCode(process.execPath, [vitest, 'run', ...reporters, ...args], env);
     return counted(name, code, readVitest(report));
   });
 }

@@ -93,7 +93,7 @@ withRuntime('bun', find('ANNEAL_BUN', 'bun'), (path) => run(path, ['program.mjs'
 withRuntime('deno', find('ANNEAL_DENO', 'deno'), (path) =>
   run(path, ['run', '--allow-net', '--allow-read', '--allow-env', 'program.mjs'], folder),
 );
-withRuntime('chromium', find('ANNEAL_CHROMIUM', 'chromium', 'google-chrome'), (path) => {
+withRuntime('chromium', find('ANNEAL_CHROMIUM', 'chromium', 'chromium-browser', 'google-chrome'), (path) => {
   const entry = join(folder, 'page.mjs');
   const places = { baseUrl: 'location.origin', tokenizer: "location.origin + '/files'" };
   writeFileSync(entry, programOf({ ...places, report: 'window.report' }));
