@@ -39,8 +39,7 @@ export function App() {
   const { data: account, error } = useQuery(accountQuery);
   const enter = (key: string | null): void => {
     storeKey(key);
-    client.clear();
-    void client.invalidateQueries();
+    void client.resetQueries();
   };
   if (error instanceof RequestError && error.status === 401) {
     return <SignIn refused={storedKey() !== null} onKey={enter} />;

@@ -14,7 +14,7 @@ export interface Line {
 
 export interface ChartLook {
   /** What the horizontal axis counts. */
-  x: 'step' | 'time' | 'minutes';
+  x: 'step' | 'time' | 'minutes' | 'ago';
   log: boolean;
   kind: 'line' | 'bar';
   /** Begin the vertical axis at zero. */
@@ -35,7 +35,8 @@ const clockFormat = new Intl.DateTimeFormat('en', { hour: '2-digit', minute: '2-
 /** The label of a place on the horizontal axis. */
 export function formatX(look: ChartLook, value: number): string {
   if (look.x === 'step') return formatCount(value);
-  if (look.x === 'minutes') return formatMetric(Math.round(value * 10) / 10);
+  if (look.x === 'minutes') return `${formatMetric(Math.round(value * 10) / 10)} min`;
+  if (look.x === 'ago') return value > -0.02 ? 'now' : `${formatMetric(Math.round(value * 10) / 10)} min`;
   const date = new Date(value * 1000);
   return look.kind === 'bar' ? dayFormat.format(date) : clockFormat.format(date);
 }
@@ -70,7 +71,7 @@ export function chartOptions(
     axes: [
       {
         ...common,
-        size: 30,
+        size: 20,
         space: 64,
         incrs: look.x === 'time' ? timeSteps(look.kind) : undefined,
         values: (_plot, ticks) => ticks.map((tick) => formatX(look, tick)),

@@ -111,7 +111,7 @@ export function Chart({ label, x, lines, height = 240, look, legend = true }: Ch
       {legend && (
         <div className="chart-legend" aria-live={at === null ? 'off' : 'polite'}>
           <span className="chart-x">
-            {x.length > 0 ? `${full.x === 'minutes' ? 'min ' : ''}${formatX(full, x[shown] ?? 0)}` : ' '}
+            {x.length > 0 ? `${full.x === 'step' ? 'step ' : ''}${formatX(full, x[shown] ?? 0)}` : ' '}
           </span>
           {lines.map((line, index) => (
             <span key={line.label} className="chart-key">

@@ -8,6 +8,7 @@ import { formatAge, formatBytes, formatDuration, formatTime } from '../lib/forma
 import { useNow } from '../lib/now.ts';
 import { CopyButton } from './copy-button.tsx';
 import { Dialog } from './dialog.tsx';
+import { TableFrame } from './table-frame.tsx';
 
 const KINDS = { training: 'weights and optimizer', sampler: 'weights', external: 'export' };
 const HOUR = 3600;
@@ -56,75 +57,73 @@ export function CheckpointTable({ checkpoints, runId, baseModel }: CheckpointTab
           {problem}
         </p>
       )}
-      <div className="table-frame">
-        <table>
-          <thead>
-            <tr>
-              <th>Name</th>
-              <th>Holds</th>
-              <th className="num">Size</th>
-              <th>Saved</th>
-              <th>Expires</th>
-              <th>Visible to</th>
-              <th>
-                <span className="hidden">Actions</span>
-              </th>
-            </tr>
-          </thead>
-          <tbody>
-            {newestFirst.map((checkpoint) => {
-              const { tinker_path: path, public: isPublic, expires_at: expiry } = checkpoint;
-              const name = checkpoint.checkpoint_id.split('/').at(-1) ?? '';
-              return (
-                <tr key={path}>
-                  <td>
-                    <span className="with-icon">
-                      {name}
-                      <CopyButton text={path} label={`Copy the path of ${name}`} />
-                    </span>
-                  </td>
-                  <td>{KINDS[checkpoint.checkpoint_type]}</td>
-                  <td className="num">{formatBytes(checkpoint.size_bytes ?? 0)}</td>
-                  <td title={formatTime(Date.parse(checkpoint.time))}>
-                    {formatAge(Date.parse(checkpoint.time), now)}
-                  </td>
-                  <td>{expiry ? `in ${formatDuration(Date.parse(expiry) - now)}` : 'never'}</td>
-                  <td>{isPublic ? 'everyone here' : 'you'}</td>
-                  <td className="row-actions">
-                    {checkpoint.checkpoint_type !== 'external' && (
-                      <Action
-                        name={`Chat with ${name}`}
-                        icon={<MessagesSquare size={15} aria-hidden />}
-                        onClick={() => chat(path)}
-                      />
-                    )}
+      <TableFrame label="Checkpoints">
+        <thead>
+          <tr>
+            <th>Name</th>
+            <th>Holds</th>
+            <th className="num">Size</th>
+            <th>Saved</th>
+            <th>Expires</th>
+            <th>Visible to</th>
+            <th>
+              <span className="hidden">Actions</span>
+            </th>
+          </tr>
+        </thead>
+        <tbody>
+          {newestFirst.map((checkpoint) => {
+            const { tinker_path: path, public: isPublic, expires_at: expiry } = checkpoint;
+            const name = checkpoint.checkpoint_id.split('/').at(-1) ?? '';
+            return (
+              <tr key={path}>
+                <td>
+                  <span className="with-icon">
+                    {name}
+                    <CopyButton text={path} label={`Copy the path of ${name}`} />
+                  </span>
+                </td>
+                <td>{KINDS[checkpoint.checkpoint_type]}</td>
+                <td className="num">{formatBytes(checkpoint.size_bytes ?? 0)}</td>
+                <td title={formatTime(Date.parse(checkpoint.time))}>
+                  {formatAge(Date.parse(checkpoint.time), now)}
+                </td>
+                <td>{expiry ? `in ${formatDuration(Date.parse(expiry) - now)}` : 'never'}</td>
+                <td>{isPublic ? 'everyone here' : 'you'}</td>
+                <td className="row-actions">
+                  {checkpoint.checkpoint_type !== 'external' && (
                     <Action
-                      name={`Download ${name}`}
-                      icon={<Download size={15} aria-hidden />}
-                      onClick={() => void download(path)}
+                      name={`Chat with ${name}`}
+                      icon={<MessagesSquare size={15} aria-hidden />}
+                      onClick={() => chat(path)}
                     />
-                    <Action
-                      name={isPublic ? `Unpublish ${name}` : `Publish ${name}`}
-                      icon={isPublic ? <Lock size={15} aria-hidden /> : <Globe size={15} aria-hidden />}
-                      onClick={() => setAsked({ what: 'publish', checkpoint })}
-                    />
-                    <Action
-                      name={`Set the expiry of ${name}`}
-                      icon={<Clock size={15} aria-hidden />}
-                      onClick={() => setAsked({ what: 'expire', checkpoint })}
-                    />
-                    <Action
-                      name={`Delete ${name}`}
-                      icon={<Trash2 size={15} aria-hidden />}
-                      onClick={() => setAsked({ what: 'delete', checkpoint })}
-                    />
-                  </td>
-                </tr>
-              );
-            })}
-          </tbody>
-        </table>
-      </div>
+                  )}
+                  <Action
+                    name={`Download ${name}`}
+                    icon={<Download size={15} aria-hidden />}
+                    onClick={() => void download(path)}
+                  />
+                  <Action
+                    name={isPublic ? `Unpublish ${name}` : `Publish ${name}`}
+                    icon={isPublic ? <Lock size={15} aria-hidden /> : <Globe size={15} aria-hidden />}
+                    onClick={() => setAsked({ what: 'publish', checkpoint })}
+                  />
+                  <Action
+                    name={`Set the expiry of ${name}`}
+                    icon={<Clock size={15} aria-hidden />}
+                    onClick={() => setAsked({ what: 'expire', checkpoint })}
+                  />
+                  <Action
+                    name={`Delete ${name}`}
+                    icon={<Trash2 size={15} aria-hidden />}
+                    onClick={() => setAsked({ what: 'delete', checkpoint })}
+                  />
+                </td>
+              </tr>
+            );
+          })}
+        </tbody>
+      </TableFrame>
       {asked && <Ask asked={asked} runId={runId} onClose={() => setAsked(undefined)} />}
     </>
   );

@@ -53,14 +53,12 @@ export function Tokens({ tokens, tinted, label }: { tokens: Token[]; tinted: boo
         ))}
       </div>
       <output className="token-readout">
-        {chosen ? (
+        {chosen && (
           <>
             <code>{visible(chosen.text)}</code>
             <span>p {percent(chosen.logprob)}</span>
             <span>logprob {chosen.logprob.toFixed(3)}</span>
           </>
-        ) : (
-          <span className="muted">Point at a token to see its probability</span>
         )}
       </output>
     </>
@@ -71,7 +69,7 @@ export function Tokens({ tokens, tinted, label }: { tokens: Token[]; tinted: boo
 export function TintScale() {
   const marks = ['≥ 75 %', '< 75 %', '< 35 %', '< 10 %', '< 2 %'];
   return (
-    <span className="tint-scale">
+    <span className="tint-scale" title="Point at a token to see its probability">
       {marks.map((mark, at) => (
         <span key={mark} className={`token tint-${at}`}>
           {mark}

@@ -50,6 +50,11 @@ export function formatTime(time: number): string {
   return dateTime.format(time);
 }
 
+/** `1 run`, `2 runs`. */
+export function plural(count: number, noun: string): string {
+  return `${formatCount(count)} ${noun}${count === 1 ? '' : 's'}`;
+}
+
 /** The part of a model's name after the organisation. */
 export function shortModel(name: string): string {
   return name.split('/').at(-1) ?? name;

@@ -24,6 +24,11 @@ const order = [
   'loss:sum',
 ];
 
+/** What seldom changes, or repeats another curve. */
+export function isMinor(key: string): boolean {
+  return ['tokens:sum', 'sequences:sum', 'loss:sum'].includes(key);
+}
+
 export function metricName(key: string): string {
   const known = names[key];
   if (known) return known;

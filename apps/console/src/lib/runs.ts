@@ -1,10 +1,9 @@
 import type { ConsoleRun } from '@anneal/types/console';
 
-/** What a run is called: the name that its owner gave, or the beginning of its session's id and its number. */
+/** What a run is called: `name` of its metadata, or its session and its number there. */
 export function runLabel(run: Pick<ConsoleRun, 'run_id' | 'session_name' | 'user_metadata'>): string {
   const [session = '', , number = '0'] = run.run_id.split(':');
-  const given = run.user_metadata?.name ?? run.user_metadata?.display_name ?? run.session_name;
-  return given ? (number === '0' ? given : `${given} #${number}`) : `${session.slice(0, 8)} #${number}`;
+  return run.user_metadata?.name ?? `${run.session_name ?? session.slice(0, 8)} #${number}`;
 }
 
 export function runPath(runId: string): string {

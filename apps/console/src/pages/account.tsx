@@ -7,6 +7,7 @@ import { Chart } from '../components/chart.tsx';
 import { Dialog } from '../components/dialog.tsx';
 import { Page, Section } from '../components/page.tsx';
 import { Failure, Waiting } from '../components/states.tsx';
+import { TableFrame } from '../components/table-frame.tsx';
 import { formatBytes, formatCount, formatTime } from '../lib/format.ts';
 
 const DAYS = 30;
@@ -15,13 +16,20 @@ const DAYS = 30;
 export function AccountPage() {
   const { data: account } = useQuery(accountQuery);
   const { data: usage, error } = useQuery(usageQuery);
-  const { data: keys, error: keysError } = useQuery(keysQuery);
+  const { data: keys, error: keysError, isPending } = useQuery(keysQuery);
+  if (!account || isPending || (!usage && !error)) {
+    return (
+      <Page title="Account">
+        <Waiting height={600} />
+      </Page>
+    );
+  }
   return (
     <Page title="Account">
       <p className="muted page-note">
-        Everything of the owner <b>{account?.owner}</b>. Days are those of UTC.
+        Everything of the owner <b>{account.owner}</b>. Days are those of UTC.
       </p>
-      {error ? <Failure error={error} /> : usage ? <Usage usage={usage} /> : <Waiting height={330} />}
+      {error ? <Failure error={error} /> : usage && <Usage usage={usage} />}
       <Section title="API keys">
         {keysError ? (
           <Failure error={keysError} />
@@ -31,7 +39,7 @@ export function AccountPage() {
           <Waiting height={90} />
         )}
         <p className="muted">
-          New keys are made on the server: <code>anneal keys create --owner {account?.owner ?? '…'}</code>
+          New keys are made on the server: <code>anneal keys create --owner {account.owner}</code>
         </p>
       </Section>
     </Page>
@@ -106,8 +114,8 @@ function Keys({ keys }: { keys: ConsoleKeys['keys'] }) {
   const client = useQueryClient();
   const [asked, setAsked] = useState<ConsoleKeys['keys'][number]>();
   return (
-    <div className="table-frame">
-      <table>
+    <>
+      <TableFrame label="API keys">
         <thead>
           <tr>
             <th>Label</th>
@@ -137,7 +145,7 @@ function Keys({ keys }: { keys: ConsoleKeys['keys'] }) {
             </tr>
           ))}
         </tbody>
-      </table>
+      </TableFrame>
       {asked && (
         <Dialog
           title={`Revoke "${asked.label}"?`}
@@ -152,6 +160,6 @@ function Keys({ keys }: { keys: ConsoleKeys['keys'] }) {
           <p>Programs that use this key get an error from the next request on. This cannot be undone.</p>
         </Dialog>
       )}
-    </div>
+    </>
   );
 }

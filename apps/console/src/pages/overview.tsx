@@ -6,6 +6,7 @@ import { Chart } from '../components/chart.tsx';
 import { Page, Section } from '../components/page.tsx';
 import { RunTable } from '../components/run-table.tsx';
 import { Empty, Failure, Waiting } from '../components/states.tsx';
+import { TableFrame } from '../components/table-frame.tsx';
 import {
   formatAge,
   formatBytes,
@@ -13,6 +14,7 @@ import {
   formatDuration,
   formatRate,
   formatTime,
+  plural,
 } from '../lib/format.ts';
 import { useNow } from '../lib/now.ts';
 
@@ -21,6 +23,8 @@ const LATEST_RUNS = 6;
 /** How the server is, and what happens on it. */
 export function OverviewPage() {
   const { data: overview, error } = useQuery(overviewQuery);
+  // All parts appear at once: one that came later would push the others down.
+  const parts = [useQuery(historyQuery), useQuery(runsQuery), useQuery(sessionsQuery)];
   if (error) {
     return (
       <Page title="Overview">
@@ -28,16 +32,23 @@ export function OverviewPage() {
       </Page>
     );
   }
+  if (!overview || parts.some(({ isPending }) => isPending)) {
+    return (
+      <Page title="Overview">
+        <Waiting height={600} />
+      </Page>
+    );
+  }
   return (
     <Page title="Overview">
-      {overview ? <Figures overview={overview} /> : <Waiting height={92} />}
+      <Figures overview={overview} />
       <div className="columns">
         <Throughput />
-        <Memory total={overview?.device.total_memory_bytes} />
+        <Memory total={overview.device.total_memory_bytes} />
       </div>
       <LatestRuns />
       <Sessions />
-      {overview && <BaseModels overview={overview} />}
+      <BaseModels overview={overview} />
     </Page>
   );
 }
@@ -55,7 +66,7 @@ function Figures({ overview }: { overview: ConsoleOverview }) {
     {
       name: 'Memory',
       value: formatBytes(device.memory_bytes),
-      note: `of ${formatBytes(device.total_memory_bytes)}; ${overview.models_in_memory} models, ${overview.samplers_in_memory} samplers`,
+      note: `${plural(overview.models_in_memory, 'model')} in training, ${plural(overview.samplers_in_memory, 'sampler')} open`,
     },
     {
       name: 'Queue',
@@ -112,23 +123,23 @@ function Throughput() {
         x={minutes}
         lines={lines}
         height={170}
-        look={{ x: 'minutes', fromZero: true, format: formatRate }}
+        look={{ x: 'ago', fromZero: true, format: formatRate }}
       />
     </Section>
   );
 }
 
-function Memory({ total }: { total: number | undefined }) {
+function Memory({ total }: { total: number }) {
   const { data, minutes } = useMinutes();
   const lines = [{ label: 'Server process', color: 2, values: data?.memory_bytes ?? [] }];
   return (
-    <Section title="Memory" note={total ? `of ${formatBytes(total)} in the machine` : ' '}>
+    <Section title="Memory" note={`of ${formatBytes(total)} in the machine`}>
       <Chart
         label="Memory of the server, last 15 minutes"
         x={minutes}
         lines={lines}
         height={170}
-        look={{ x: 'minutes', fromZero: true, format: formatBytes }}
+        look={{ x: 'ago', fromZero: true, format: formatBytes }}
       />
     </Section>
   );
@@ -143,9 +154,7 @@ function LatestRuns() {
     >
       {error ? (
         <Failure error={error} />
-      ) : !data ? (
-        <Waiting height={220} />
-      ) : data.runs.length === 0 ? (
+      ) : !data ? null : data.runs.length === 0 ? (
         <FirstRun />
       ) : (
         <RunTable runs={data.runs.slice(0, LATEST_RUNS)} />
@@ -176,9 +185,7 @@ function Sessions() {
     >
       {error ? (
         <Failure error={error} />
-      ) : !data ? (
-        <Waiting height={80} />
-      ) : active.length === 0 ? (
+      ) : !data ? null : active.length === 0 ? (
         <Empty title="Nobody is connected with your key">
           A session begins when a client makes a ServiceClient.
         </Empty>
@@ -192,73 +199,67 @@ function Sessions() {
 function SessionTable({ sessions }: { sessions: ConsoleSession[] }) {
   const now = useNow();
   return (
-    <div className="table-frame">
-      <table>
-        <thead>
-          <tr>
-            <th>Session</th>
-            <th>State</th>
-            <th className="num">Runs</th>
-            <th>Client</th>
-            <th>Begun</th>
-            <th>Last heard</th>
+    <TableFrame label="Active sessions">
+      <thead>
+        <tr>
+          <th>Session</th>
+          <th>State</th>
+          <th className="num">Runs</th>
+          <th>Client</th>
+          <th>Begun</th>
+          <th>Last heard</th>
+        </tr>
+      </thead>
+      <tbody>
+        {sessions.map((session) => (
+          <tr key={session.session_id}>
+            <td>
+              {session.display_name ?? (
+                <code title={session.session_id}>{session.session_id.slice(0, 8)}</code>
+              )}
+              {session.tags.map((tag) => (
+                <span key={tag} className="tag">
+                  {tag}
+                </span>
+              ))}
+            </td>
+            <td>
+              <span className={`state state-${session.state}`}>{session.state}</span>
+            </td>
+            <td className="num">{session.runs}</td>
+            <td>tinker {session.sdk_version}</td>
+            <td title={formatTime(session.created_at)}>{formatAge(session.created_at, now)}</td>
+            <td title={formatTime(session.last_heartbeat_at)}>{formatAge(session.last_heartbeat_at, now)}</td>
           </tr>
-        </thead>
-        <tbody>
-          {sessions.map((session) => (
-            <tr key={session.session_id}>
-              <td>
-                {session.display_name ?? (
-                  <code title={session.session_id}>{session.session_id.slice(0, 8)}</code>
-                )}
-                {session.tags.map((tag) => (
-                  <span key={tag} className="tag">
-                    {tag}
-                  </span>
-                ))}
-              </td>
-              <td>
-                <span className={`state state-${session.state}`}>{session.state}</span>
-              </td>
-              <td className="num">{session.runs}</td>
-              <td>tinker {session.sdk_version}</td>
-              <td title={formatTime(session.created_at)}>{formatAge(session.created_at, now)}</td>
-              <td title={formatTime(session.last_heartbeat_at)}>
-                {formatAge(session.last_heartbeat_at, now)}
-              </td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </div>
+        ))}
+      </tbody>
+    </TableFrame>
   );
 }
 
 function BaseModels({ overview }: { overview: ConsoleOverview }) {
   return (
     <Section title="Base models">
-      <div className="table-frame">
-        <table>
-          <thead>
-            <tr>
-              <th>Name</th>
-              <th>Architecture</th>
-              <th className="num">Layers</th>
-              <th className="num">Context</th>
+      <TableFrame label="Base models">
+        <thead>
+          <tr>
+            <th>Name</th>
+            <th>Architecture</th>
+            <th className="num">Layers</th>
+            <th className="num">Context</th>
+          </tr>
+        </thead>
+        <tbody>
+          {overview.base_models.map((model) => (
+            <tr key={model.name}>
+              <td>{model.name}</td>
+              <td>{model.architecture}</td>
+              <td className="num">{model.layers}</td>
+              <td className="num">{formatCount(model.context_length)}</td>
             </tr>
-          </thead>
-          <tbody>
-            {overview.base_models.map((model) => (
-              <tr key={model.name}>
-                <td>{model.name}</td>
-                <td>{model.architecture}</td>
-                <td className="num">{model.layers}</td>
-                <td className="num">{formatCount(model.context_length)}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+          ))}
+        </tbody>
+      </TableFrame>
     </Section>
   );
 }

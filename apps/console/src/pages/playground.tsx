@@ -125,14 +125,8 @@ function Columns({ columns, onChange }: { columns: string[]; onChange: (columns:
             </button>
           )}
           {at === columns.length - 1 && columns.length < MAX_COLUMNS && next && (
-            <button
-              type="button"
-              className="icon"
-              aria-label="Add a column"
-              title="Add a column"
-              onClick={() => onChange([...columns, next])}
-            >
-              <Plus size={15} aria-hidden />
+            <button type="button" onClick={() => onChange([...columns, next])}>
+              <Plus size={14} aria-hidden /> Compare
             </button>
           )}
         </div>

@@ -1,4 +1,4 @@
-import type { ConsoleRunDetail } from '@anneal/types/console';
+import type { ConsoleMetrics, ConsoleRunDetail } from '@anneal/types/console';
 import { useQuery } from '@tanstack/react-query';
 import { useState } from 'react';
 import { Link } from 'wouter';
@@ -8,8 +8,8 @@ import { CheckpointTable } from '../components/checkpoint-table.tsx';
 import { CopyButton } from '../components/copy-button.tsx';
 import { Page, Section } from '../components/page.tsx';
 import { Empty, Failure, Waiting } from '../components/states.tsx';
-import { formatAge, formatMetric, formatTime } from '../lib/format.ts';
-import { metricName, smooth, sortMetrics } from '../lib/metrics.ts';
+import { formatAge, formatMetric, formatTime, plural } from '../lib/format.ts';
+import { isMinor, metricName, smooth, sortMetrics } from '../lib/metrics.ts';
 import { useNow } from '../lib/now.ts';
 import { runLabel } from '../lib/runs.ts';
 
@@ -17,7 +17,8 @@ import { runLabel } from '../lib/runs.ts';
 export function RunPage({ id }: { id: string }) {
   const { data, error } = useQuery(runQuery(id));
   const { data: all } = useQuery(runsQuery);
-  if (error || !data) {
+  const { isPending } = useQuery(metricsQuery(id));
+  if (error || !data || isPending) {
     return (
       <Page title="Run">
         {error ? <Failure error={error} /> : <Waiting height={480} />}
@@ -34,8 +35,10 @@ export function RunPage({ id }: { id: string }) {
     >
       <p className="run-line">
         <span className={`state state-${run.state}`}>{run.state}</span>
-        <code>{run.run_id}</code>
-        <CopyButton text={run.run_id} label="Copy the run's id" />
+        <span className="with-icon">
+          <code>{run.run_id}</code>
+          <CopyButton text={run.run_id} label="Copy the run's id" />
+        </span>
         <span>{run.base_model}</span>
         {run.corrupted && <span className="tag tag-bad">a checkpoint of it is damaged</span>}
       </p>
@@ -59,7 +62,9 @@ function Curves({ id }: { id: string }) {
   const { data, error } = useQuery(metricsQuery(id));
   const [weight, setWeight] = useState(0);
   if (error) return <Failure error={error} />;
-  if (!data) return <Waiting height={250} />;
+  if (!data) return null;
+  const keys = sortMetrics(Object.keys(data.series));
+  const minor = keys.filter(isMinor);
   if (data.steps.length === 0) {
     return (
       <section className="section">
@@ -83,24 +88,34 @@ function Curves({ id }: { id: string }) {
           <output className="smooth-value">{weight.toFixed(2)}</output>
         </label>
       </div>
-      <div className="curves">
-        {sortMetrics(Object.keys(data.series)).map((key) => {
-          const values = data.series[key] ?? [];
-          const name = metricName(key);
-          const line = {
-            label: name,
-            color: 0,
-            values: smooth(values, weight),
-            ...(weight > 0 ? { raw: values } : {}),
-          };
-          return (
-            <section key={key} className="section" aria-label={name}>
-              <Chart label={name} x={data.steps} lines={[line]} height={150} />
-            </section>
-          );
-        })}
-      </div>
+      <Grid metrics={data} keys={keys.filter((key) => !isMinor(key))} weight={weight} />
+      <details className="more">
+        <summary>{plural(minor.length, 'more curve')}</summary>
+        <Grid metrics={data} keys={minor} weight={weight} />
+      </details>
     </>
+  );
+}
+
+function Grid({ metrics: data, keys, weight }: { metrics: ConsoleMetrics; keys: string[]; weight: number }) {
+  return (
+    <div className="curves">
+      {keys.map((key) => {
+        const values = data.series[key] ?? [];
+        const name = metricName(key);
+        const line = {
+          label: name,
+          color: 0,
+          values: smooth(values, weight),
+          ...(weight > 0 ? { raw: values } : {}),
+        };
+        return (
+          <section key={key} className="section" aria-label={name}>
+            <Chart label={name} x={data.steps} lines={[line]} height={150} />
+          </section>
+        );
+      })}
+    </div>
   );
 }
 

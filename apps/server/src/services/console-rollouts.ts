@@ -6,7 +6,9 @@ import type { BaseModels } from './base-models.ts';
 import type { OpenAiModels } from './openai-models.ts';
 import type { SessionService } from './sessions.ts';
 
-const PREVIEW_TOKENS = 64;
+/** Of a prompt, its end tells most: what stands before is often the same for all. */
+const PROMPT_PREVIEW_TOKENS = 20;
+const TEXT_PREVIEW_TOKENS = 64;
 const SESSIONS = 100;
 
 export interface ConsoleRolloutDeps {
@@ -81,10 +83,10 @@ export class ConsoleRolloutService {
     const tokenizer = await this.#tokenizer(rollout);
     return {
       ...headOf(rollout),
-      prompt_preview: textOf(tokenizer, rollout.tokens.prompt.slice(-PREVIEW_TOKENS)),
+      prompt_preview: textOf(tokenizer, rollout.tokens.prompt.slice(-PROMPT_PREVIEW_TOKENS), true),
       texts: rollout.tokens.texts.map(({ tokens }, at) => ({
         ...drawnOf(rollout, at),
-        preview: textOf(tokenizer, tokens.slice(0, PREVIEW_TOKENS)),
+        preview: textOf(tokenizer, tokens.slice(0, TEXT_PREVIEW_TOKENS), true),
       })),
     };
   }
@@ -124,8 +126,8 @@ function drawnOf({ summary }: Rollout, at: number) {
 }
 
 /** Without a tokenizer, ids stand for the text. */
-function textOf(tokenizer: Tokenizer | undefined, ids: number[]): string {
-  return tokenizer ? tokenizer.decode(ids) : ids.join(' ');
+function textOf(tokenizer: Tokenizer | undefined, ids: number[], skipSpecialTokens = false): string {
+  return tokenizer ? tokenizer.decode(ids, { skipSpecialTokens }) : ids.join(' ');
 }
 
 function piecesOf(tokenizer: Tokenizer | undefined, text: { tokens: number[]; logprobs: number[] }) {
