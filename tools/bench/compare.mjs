@@ -13,18 +13,21 @@ const DEFAULT_MODEL = 'HuggingFaceTB/SmolLM2-135M-Instruct';
 /** Rounds that are not counted: the first compiles. */
 const WARM_UPS = 2;
 const MOST_ADAPTERS = 8;
+/** Ids below are special in many vocabularies. */
+const LOWEST_ID = 10;
 const HIGHEST_ID = 30_000;
 
 const train = (batch, length) => ({
   id: `train/${batch}x${length}`,
-  request: (seed) => ({ work: 'train', sequences: sequences(batch, length + 1, seed) }),
+  work: 'train',
+  request: (seed, vocabSize) => ({ sequences: sequences(batch, length + 1, seed, vocabSize) }),
   score: ({ seconds, tokens }) => tokens / seconds,
 });
 const decode = (batch) => ({
   id: `decode/${batch}`,
-  request: (seed) => ({
-    work: 'generate',
-    prompts: sequences(batch, 32, seed),
+  work: 'generate',
+  request: (seed, vocabSize) => ({
+    prompts: sequences(batch, 32, seed, vocabSize),
     newTokens: 64,
     adapters: Math.min(batch, MOST_ADAPTERS),
   }),
@@ -32,9 +35,9 @@ const decode = (batch) => ({
 });
 const prefill = (batch, length) => ({
   id: `prefill/${batch}x${length}`,
-  request: (seed) => ({
-    work: 'generate',
-    prompts: sequences(batch, length, seed),
+  work: 'generate',
+  request: (seed, vocabSize) => ({
+    prompts: sequences(batch, length, seed, vocabSize),
     newTokens: 1,
     adapters: 1,
   }),
@@ -45,18 +48,18 @@ const prefill = (batch, length) => ({
 const CASES = [train(4, 256), train(8, 256), decode(1), decode(8), decode(32), prefill(8, 256)];
 
 /** Token ids from the generator of Park and Miller: the contenders are sent them, so all work on the same ones. */
-function sequences(count, length, seed) {
+function sequences(count, length, seed, vocabSize) {
   let state = seed * 7919 + 1;
   const next = () => {
     state = (state * 48_271) % 2_147_483_647;
-    return 10 + (state % (HIGHEST_ID - 10));
+    return LOWEST_ID + (state % (Math.min(HIGHEST_ID, vocabSize) - LOWEST_ID));
   };
   return Array.from({ length: count }, () => Array.from({ length }, next));
 }
 
 /** @returns per case: tokens/s of each contender in each round, their ratios and peaks of memory */
 export async function compare({ model = DEFAULT_MODEL, against, precisions, only = [], repeats = 5, say }) {
-  const folder = modelFolder(model);
+  const { folder, vocabSize } = describeModel(model);
   const plans = [
     ...precisions.map((precision) => annealContender(model, precision)),
     ...against.flatMap((name) => contendersOf(name, { model, folder })),
@@ -70,7 +73,7 @@ export async function compare({ model = DEFAULT_MODEL, against, precisions, only
     const cases = [];
     for (const entry of CASES) {
       if (only.length > 0 && !only.some((begin) => entry.id.startsWith(begin))) continue;
-      cases.push(await runCase(entry, contenders, repeats, say));
+      cases.push(await runCase(entry, contenders, { vocabSize, repeats, say }));
     }
     const about = Object.fromEntries(contenders.map((contender) => [contender.name, contender.about]));
     return { date: new Date().toISOString(), model, repeats, contenders: about, cases };
@@ -79,14 +82,14 @@ export async function compare({ model = DEFAULT_MODEL, against, precisions, only
   }
 }
 
-async function runCase({ id, request, score }, all, repeats, say) {
-  const contenders = all.filter(({ works }) => works.includes(request(0).work));
+async function runCase({ id, work, request, score }, all, { vocabSize, repeats, say }) {
+  const contenders = all.filter(({ works }) => works.includes(work));
   const rates = Object.fromEntries(contenders.map(({ name }) => [name, []]));
   const peaks = {};
   for (let round = -WARM_UPS; round < repeats; round++) {
-    const work = request(round + WARM_UPS);
+    const asked = request(round + WARM_UPS, vocabSize);
     for (const { name, ask } of contenders) {
-      const answer = await ask(work);
+      const answer = await ask({ work, ...asked });
       const rate = score(answer);
       say(`${id} ${round < 0 ? 'warm-up' : `round ${round + 1}`}: ${name} ${rate.toFixed(1)} tokens/s`);
       if (round < 0) continue;
@@ -120,11 +123,21 @@ function median(values) {
 }
 
 /** Fetches the model if need be; the others read the same folder. */
-function modelFolder(model) {
-  const [program, ...args] = ANNEAL;
-  const pulled = spawnSync(program, [...args, 'model', 'pull', model, '--json'], { encoding: 'utf8' });
-  if (pulled.status !== 0) throw new Error(`anneal model pull ${model} failed:\n${pulled.stderr}`);
-  return JSON.parse(pulled.stdout).folder;
+function describeModel(model) {
+  const { folder } = annealJson(['model', 'pull', model]);
+  return { folder, vocabSize: annealJson(['model', 'inspect', folder]).vocabSize };
+}
+
+/** What a command of Anneal answers as JSON. */
+export function annealJson(args) {
+  const [program, ...flags] = ANNEAL;
+  const { status, stdout } = spawnSync(program, [...flags, ...args, '--json'], {
+    encoding: 'utf8',
+    maxBuffer: 2 ** 28,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  if (status !== 0) throw new Error(`anneal ${args.join(' ')} failed (${status})`);
+  return JSON.parse(stdout);
 }
 
 export function formatComparison({ cases }) {

@@ -6,12 +6,10 @@
  * `--save` keeps the measured values as JSON; `--from` writes the tables from such a file and measures nothing; `--quick`
  * tries it all out in a few minutes, with numbers that are not worth keeping.
  */
-import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { compare } from './compare.mjs';
-import { ANNEAL } from './contender.mjs';
+import { annealJson, compare } from './compare.mjs';
 import { judge, NOT_MEASURED, TARGETS } from './targets.mjs';
 
 const DOCS = join(dirname(dirname(import.meta.dirname)), 'docs', 'benchmarks.md');
@@ -21,27 +19,12 @@ const REPEATS = 3;
 
 const say = (line) => console.error(`anneal: ${line}`);
 
-function anneal(...args) {
-  const [program, ...flags] = ANNEAL;
-  const result = spawnSync(program, [...flags, ...args, '--json'], {
-    encoding: 'utf8',
-    maxBuffer: 2 ** 28,
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  if (result.status !== 0) throw new Error(`anneal ${args.join(' ')} failed (${result.status})`);
-  return JSON.parse(result.stdout);
-}
-
 async function measure(quick) {
-  const { matmul } = anneal('doctor');
-  anneal('model', 'pull', MODEL);
-  const model = anneal('model', 'inspect', MODEL);
-  const bench = anneal(
-    'bench',
-    '--model',
-    MODEL,
-    ...(quick ? ['--quick', '--repeat', '1'] : ['--repeat', String(REPEATS)]),
-  );
+  const { matmul } = annealJson(['doctor']);
+  annealJson(['model', 'pull', MODEL]);
+  const model = annealJson(['model', 'inspect', MODEL]);
+  const runs = quick ? ['--quick', '--repeat', '1'] : ['--repeat', String(REPEATS)];
+  const bench = annealJson(['bench', '--model', MODEL, ...runs]);
   const comparison = await compare({
     model: MODEL,
     against: ['torch', 'llama.cpp'],
