@@ -29,10 +29,10 @@ export const ServerConfig = z.strictObject({
     .default({})
     .describe('Further names of served models: alias to model name'),
   precision: z
-    .enum(['auto', 'fp32', 'bf16'])
+    .enum(['auto', 'fp32', 'bf16', 'int8'])
     .default('auto')
     .describe(
-      'How base weights are kept: as the checkpoint has them, in fp32, or in bf16 with bf16 products where the device has them',
+      'How base weights are kept: as the checkpoint has them, in fp32, in bf16 with bf16 products where the device has them, or in 8 bits',
     ),
   loraAlpha: z
     .number()

@@ -197,7 +197,7 @@ export interface SampleOptions {
 export interface EngineStatus {
   backend: string;
   device: string;
-  precision: 'auto' | 'fp32' | 'bf16';
+  precision: 'auto' | 'fp32' | 'bf16' | 'int8';
   models: { modelId: string; baseModel: string; rank: number; step: number }[];
   samplers: number;
   queuedTraining: number;

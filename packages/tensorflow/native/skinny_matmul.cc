@@ -118,6 +118,12 @@ float Widen(uint16_t bits) {
   return value;
 }
 
+float ScaleOf(const int8_t *row, int64_t k) {
+  float scale;
+  memcpy(&scale, row + k, sizeof(scale));
+  return scale;
+}
+
 // Sums of kLanes interleaved parts, then of what is left, so that every build adds in the same order.
 float Dot(const float *a, const float *b, int64_t k) {
   float parts[kLanes] = {};
@@ -132,6 +138,11 @@ float Dot(const float *a, const float *b, int64_t k) {
 struct Generic {
   static void WidenRow(const uint16_t *from, float *to, int64_t k) {
     for (int64_t i = 0; i < k; i++) to[i] = Widen(from[i]);
+  }
+
+  static void WidenRow(const int8_t *from, float *to, int64_t k) {
+    const float scale = ScaleOf(from, k);
+    for (int64_t i = 0; i < k; i++) to[i] = from[i] * scale;
   }
 
   template <int kR, int kC>
@@ -160,6 +171,17 @@ struct Avx2 {
       _mm256_storeu_ps(to + i, _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
     }
     for (; i < k; i++) to[i] = Widen(from[i]);
+  }
+
+  ANNEAL_AVX2 static void WidenRow(const int8_t *from, float *to, int64_t k) {
+    const float scale = ScaleOf(from, k);
+    const __m256 scales = _mm256_set1_ps(scale);
+    int64_t i = 0;
+    for (; i + kLanes <= k; i += kLanes) {
+      const __m256i wide = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from + i)));
+      _mm256_storeu_ps(to + i, _mm256_mul_ps(_mm256_cvtepi32_ps(wide), scales));
+    }
+    for (; i < k; i++) to[i] = from[i] * scale;
   }
 
   template <int kR, int kC>
@@ -199,17 +221,23 @@ void Chunk(const float *x, const void *w, WeightType type, float *y, int64_t m, 
            int64_t end) {
   // Grows to the widest W of the process and stays: a few kilobytes for each thread.
   thread_local std::vector<float> widened;
-  if (type == WeightType::kBfloat16 && widened.size() < static_cast<size_t>(kColumns * k)) widened.resize(kColumns * k);
+  if (type != WeightType::kFloat32 && widened.size() < static_cast<size_t>(kColumns * k)) widened.resize(kColumns * k);
   for (int64_t column = begin; column < end; column += kColumns) {
     const int count = static_cast<int>(std::min<int64_t>(kColumns, end - column));
     const float *rows[kColumns];
     for (int c = 0; c < count; c++) {
       if (type == WeightType::kFloat32) {
         rows[c] = static_cast<const float *>(w) + (column + c) * k;
-      } else {
-        Machine::WidenRow(static_cast<const uint16_t *>(w) + (column + c) * k, widened.data() + c * k, k);
-        rows[c] = widened.data() + c * k;
+        continue;
       }
+      float *row = widened.data() + c * k;
+      if (type == WeightType::kBfloat16) {
+        Machine::WidenRow(static_cast<const uint16_t *>(w) + (column + c) * k, row, k);
+      } else {
+        const int64_t stored = k + static_cast<int64_t>(sizeof(float));
+        Machine::WidenRow(static_cast<const int8_t *>(w) + (column + c) * stored, row, k);
+      }
+      rows[c] = row;
     }
     if (count == 3) Columns<Machine, 3>(x, rows, y + column, m, k, n);
     if (count == 2) Columns<Machine, 2>(x, rows, y + column, m, k, n);

@@ -10,7 +10,8 @@
 
 namespace anneal {
 
-enum class WeightType : int32_t { kFloat32 = 0, kBfloat16 = 1 };
+// kInt8: rows of k bytes, each followed by the float that they are multiplied by.
+enum class WeightType : int32_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
 
 // x [m, k], w [n, k], y [m, n], all dense and row by row. Uses as many threads as the process may run on. Safe to call from
 // several threads: one of them gets the helpers, the others work alone.

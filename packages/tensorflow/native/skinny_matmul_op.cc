@@ -73,8 +73,10 @@ void Compute(TF_OpKernelContext *context, TF_Status *status) {
   const Input w(context, 1, status);
   if (TF_GetCode(status) != TF_OK) return;
   const int64_t k = x.Dim(1), n = w.Dim(2), m = TF_TensorElementCount(x.tensor()) / (k > 0 ? k : 1);
-  if (k == 0 || w.Dim(1) != k || TF_TensorElementCount(w.tensor()) != n * k) {
-    TF_SetStatus(status, TF_INVALID_ARGUMENT, "AnnealSkinnyMatmul takes x [..., k] and w [n, k]");
+  const bool packed = TF_TensorType(w.tensor()) == TF_INT8;
+  const int64_t stored = packed ? k + static_cast<int64_t>(sizeof(float)) : k;
+  if (k == 0 || w.Dim(1) != stored || TF_TensorElementCount(w.tensor()) != n * stored) {
+    TF_SetStatus(status, TF_INVALID_ARGUMENT, "AnnealSkinnyMatmul takes x [..., k] and w [n, k], or [n, k + 4] in int8");
     return;
   }
   int64_t shape[8];
@@ -83,8 +85,9 @@ void Compute(TF_OpKernelContext *context, TF_Status *status) {
   shape[rank - 1] = n;
   TF_Tensor *y = TF_AllocateOutput(context, 0, TF_FLOAT, shape, rank, m * n * sizeof(float), status);
   if (TF_GetCode(status) != TF_OK) return;
-  const WeightType type =
-      TF_TensorType(w.tensor()) == TF_BFLOAT16 ? WeightType::kBfloat16 : WeightType::kFloat32;
+  const WeightType type = packed                                         ? WeightType::kInt8
+                          : TF_TensorType(w.tensor()) == TF_BFLOAT16 ? WeightType::kBfloat16
+                                                                     : WeightType::kFloat32;
   SkinnyMatmul(x.data<float>(), w.data<void>(), type, static_cast<float *>(TF_TensorData(y)), m, k, n);
   TF_DeleteTensor(y);
 }
@@ -118,7 +121,7 @@ void RegisterSkinnyMatmul() {
   TF_OpDefinitionBuilderAddInput(op, "x: float");
   TF_OpDefinitionBuilderAddInput(op, "w: T");
   TF_OpDefinitionBuilderAddOutput(op, "y: float");
-  TF_OpDefinitionBuilderAddAttr(op, "T: {float, bfloat16}");
+  TF_OpDefinitionBuilderAddAttr(op, "T: {float, bfloat16, int8}");
   TF_OpDefinitionBuilderSetShapeInferenceFunction(op, InferShape);
   TF_RegisterOpDefinition(op, status);
   Check(status);

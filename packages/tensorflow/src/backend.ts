@@ -160,11 +160,12 @@ export function deviceDtype(tensor: Tensor): number {
 const TFJS_DTYPE: Record<number, 'float32' | 'int32' | 'bool'> = {
   [DataType.float32]: 'float32',
   [DataType.bfloat16]: 'float32',
+  [DataType.int8]: 'float32',
   [DataType.int32]: 'int32',
   [DataType.bool]: 'bool',
 };
 
-/** Makes a tfjs tensor of a handle. A bfloat16 one claims to be float32: only compiled functions may touch it. */
+/** Makes a tfjs tensor of a handle. A bfloat16 or int8 one claims to be float32: only compiled functions may touch it. */
 export function wrapTensor(meta: TensorMeta): Tensor {
   const dtype = TFJS_DTYPE[meta.dtype];
   if (!dtype)
@@ -209,14 +210,15 @@ export function statelessUniform(shape: number[], seed: Tensor): Tensor {
 
 /** Uploads bfloat16 bits as a tensor that only compiled functions may touch. */
 export function bfloat16Tensor(bits: Uint16Array, shape: number[]): Tensor {
+  return newTensor(bits, shape, DataType.bfloat16, shape);
+}
+
+/** Uploads values of a type that tfjs has no name for, as a tensor that claims to be float32 of another shape. */
+export function newTensor(values: AnyTypedArray, shape: number[], dtype: number, claimed: number[]): Tensor {
   const { graphs } = current();
   if (!graphs)
-    throw new Error('bfloat16 needs the addon that Anneal builds; the stock one has float32 only.');
-  return wrapTensor({
-    id: graphs.createTensorCopy(shape, DataType.bfloat16, bits),
-    shape,
-    dtype: DataType.bfloat16,
-  });
+    throw new Error('bfloat16 and int8 need the addon that Anneal builds; the stock one has float32 only.');
+  return wrapTensor({ id: graphs.createTensorCopy(shape, dtype, values), shape: claimed, dtype });
 }
 
 /** Version of the loaded TensorFlow library, and whether it uses a GPU. */

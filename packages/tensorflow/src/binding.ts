@@ -5,6 +5,7 @@ export const DataType = {
   float32: 1,
   int32: 3,
   uint8: 4,
+  int8: 6,
   string: 7,
   int64: 9,
   bool: 10,
@@ -25,7 +26,7 @@ export interface TensorMeta {
   dtype: number;
 }
 
-export type AnyTypedArray = Float32Array | Int32Array | Uint8Array | Uint16Array | BigInt64Array;
+export type AnyTypedArray = Float32Array | Int32Array | Int8Array | Uint8Array | Uint16Array | BigInt64Array;
 
 /** What upstream's addon exports. */
 export interface NativeBinding {

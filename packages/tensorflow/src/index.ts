@@ -34,6 +34,7 @@ export {
   terminalProgress,
 } from './install/progress.ts';
 export { type Device, TENSORFLOW_VERSION } from './install/wheel-plan.ts';
+export { int8Tensor, quantiseRows, SCALE_BYTES } from './int8.ts';
 export { loadTensorflow } from './load.ts';
 export {
   type Profile,

@@ -1,13 +1,23 @@
 /** How a layer's weights are found in a checkpoint: by name, or put together of several stored tensors. */
 import { float32ToBfloat16, type SafetensorsReader } from '@anneal/safetensors';
-import { backendInfo, bfloat16Tensor, type Tensor, tf, upload } from '@anneal/tensorflow';
+import {
+  backendInfo,
+  bfloat16Tensor,
+  int8Tensor,
+  quantiseRows,
+  SCALE_BYTES,
+  type Tensor,
+  tf,
+  upload,
+} from '@anneal/tensorflow';
 import { EngineError } from '../engine.ts';
 
 /**
  * How matrices are kept; vectors are always float32. `auto`: as the checkpoint has them, bfloat16 or else float32, and products
  * are computed in float32, so that nothing is lost. `bf16`: in bfloat16, multiplied in bfloat16 where the processor or GPU can.
+ * `int8`: in 8 bits with a scale for each row, multiplied in float32.
  */
-export type Precision = 'auto' | 'fp32' | 'bf16';
+export type Precision = 'auto' | 'fp32' | 'bf16' | 'int8';
 
 /** A tensor of the checkpoint as it is, or one that is made of parts. */
 export type WeightSource = string | StackedWeights;
@@ -48,6 +58,10 @@ function loadTensor(reader: SafetensorsReader, name: string, precision: Precisio
   expectStored(reader, name);
   const info = reader.info(name);
   const shape = [...info.shape];
+  if (precision === 'int8' && shape.length >= 2) {
+    const width = shape.at(-1) as number;
+    return int8Tensor(quantiseRows(finite(reader.readFloat32Sync(name), name), width), shape);
+  }
   if (isKeptNarrow(precision, shape, [info.dtype])) {
     if (info.dtype === 'BF16') return bfloat16Tensor(bitsOf(reader, name), shape);
     return bfloat16Tensor(float32ToBfloat16(finite(reader.readFloat32Sync(name), name)), shape);
@@ -57,7 +71,7 @@ function loadTensor(reader: SafetensorsReader, name: string, precision: Precisio
 
 /** @param stored Types of all that a weight is made of; undefined where its values are computed. */
 function isKeptNarrow(precision: Precision, shape: number[], stored: string[] | undefined): boolean {
-  if (shape.length < 2 || precision === 'fp32') return false;
+  if (shape.length < 2 || precision === 'fp32' || precision === 'int8') return false;
   if (precision === 'bf16') return true;
   return backendInfo().compiled && (stored?.every((dtype) => dtype === 'BF16') ?? false);
 }
@@ -80,6 +94,13 @@ function loadParts(
 ): Tensor {
   const [parts, ...rest] = shape as [number, ...number[]];
   const size = rest.reduce((a, b) => a * b, 1);
+  if (precision === 'int8' && shape.length >= 3) {
+    const width = shape.at(-1) as number;
+    const packedSize = (size / width) * (width + SCALE_BYTES);
+    const packed = new Int8Array(parts * packedSize);
+    for (let i = 0; i < parts; i++) packed.set(quantiseRows(part(reader, i), width), i * packedSize);
+    return int8Tensor(packed, shape);
+  }
   if (
     isKeptNarrow(
       precision,

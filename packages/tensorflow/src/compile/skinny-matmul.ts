@@ -9,6 +9,8 @@ const OP = 'AnnealSkinnyMatmul';
 const MAX_ROWS = 64;
 /** Smaller matrices stay in the caches, and inside what XLA fuses. */
 const MIN_ELEMENTS = 32_768;
+/** In the order of the native WeightType. */
+const STORED_TYPES: number[] = [DataType.float32, DataType.bfloat16, DataType.int8];
 
 export interface SkinnyProduct {
   op: string;
@@ -38,7 +40,7 @@ export function skinnyProduct(binding: NativeBinding, x: Factor, w: Factor, xla:
   if (!xla) return { op: OP, attrs: [{ name: 'T', type: TF_ATTR_TYPE, value: w.dtype }] };
   const [rows, k] = x.shape.slice(-2) as [number, number];
   const columns = w.shape.at(-2)!;
-  const type = w.dtype === DataType.bfloat16 ? 1 : 0;
+  const type = STORED_TYPES.indexOf(w.dtype);
   return {
     op: 'XlaCustomCallV2',
     attrs: [

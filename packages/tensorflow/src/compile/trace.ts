@@ -12,7 +12,9 @@ import {
   type OpAttr,
   type TensorMeta,
 } from '../binding.ts';
+import { SCALE_BYTES } from '../int8.ts';
 import type { Tensor } from '../tf.ts';
+import { dequantise, keepsRows, MOVES_ROWS } from './packed-int8.ts';
 import { isSkinny, skinnyProduct } from './skinny-matmul.ts';
 
 export type MatmulPrecision = 'fp32' | 'bf16';
@@ -72,6 +74,8 @@ export class Trace implements OpSink {
   /** float32 tensors that also exist in bfloat16, and which of those were bfloat16 from the start. */
   readonly #bf16 = new Map<Ref, Ref>();
   readonly #widened = new Set<Ref>();
+  /** float32 tensors that are kept in 8 bits. */
+  readonly #packed = new Map<Ref, Ref>();
   #lastStateful: number | undefined;
 
   constructor(
@@ -95,7 +99,8 @@ export class Trace implements OpSink {
 
   /** Adds a function input shaped like a device tensor; returns the tensor to trace with. */
   input(shape: number[], dtype: number): Tensor {
-    const known = dtype === DataType.resource ? null : shape;
+    const kept = dtype === DataType.int8 ? withScales(shape) : shape;
+    const known = dtype === DataType.resource ? null : kept;
     const node = this.#push(
       'input',
       'Placeholder',
@@ -103,6 +108,7 @@ export class Trace implements OpSink {
       this.#binding.graphPlaceholder(this.graph, dtype, known),
       [],
     );
+    if (dtype === DataType.int8) return wrapTensor(this.#meta(this.#unpacked(refOf(node, 0), shape)));
     if (dtype !== DataType.bfloat16) return wrapTensor(this.#meta(refOf(node, 0)));
     const widened = this.#cast(refOf(node, 0), DataType.bfloat16, DataType.float32);
     this.#bf16.set(widened, refOf(node, 0));
@@ -125,6 +131,8 @@ export class Trace implements OpSink {
       this.#matmulPrecision === 'bf16' &&
       MATMULS.has(op) &&
       inputs.every((r) => this.#dtype(r) === DataType.float32);
+    const packedMove = MOVES_ROWS.has(op) && this.#packedMove(op, attrs, inputs, numOutputs);
+    if (packedMove) return packedMove.map((ref) => this.#meta(ref));
     if (op in MOVES && this.#widened.has(inputs[0]!))
       return this.#bf16Move(op, attrs, inputs, numOutputs).map((ref) => this.#meta(ref));
     if (
@@ -142,9 +150,49 @@ export class Trace implements OpSink {
 
   /** A frozen matrix is read as it is kept; x is float32 and so is the result. */
   #skinnyMatmul([x, w]: Ref[], xla: boolean): number {
-    const kept = this.#widened.has(w!) ? this.#narrow(w!) : w!;
+    const kept = this.#packed.get(w!) ?? (this.#widened.has(w!) ? this.#narrow(w!) : w!);
     const { op, attrs } = skinnyProduct(this.#binding, this.#output(x!), this.#output(kept), xla);
     return this.#add(op, attrs, [x!, kept]);
+  }
+
+  #unpacked(packed: Ref, shape: number[]): Ref {
+    const adder = {
+      add: (op: string, attrs: OpAttr[], inputs: Ref[]) => refOf(this.#add(op, attrs, inputs), 0),
+      int32: (values: number[]) => this.#int32(values),
+    };
+    const widened = dequantise(this.#binding, adder, packed, shape);
+    this.#packed.set(widened, packed);
+    return widened;
+  }
+
+  /** Moves rows in 8 bits where the op leaves them whole; undefined where it does not, or its input is no such matrix. */
+  #packedMove(op: string, attrs: OpAttr[], inputs: Ref[], numOutputs: number): Ref[] | undefined {
+    const [moved, ...rest] = inputs as [Ref, ...Ref[]];
+    const packed = this.#packed.get(moved);
+    if (packed === undefined) return undefined;
+    const shape = this.#shape(moved);
+    // What the op makes of the float32 form tells the shape; that node is left out when nothing reads it.
+    const node = this.#add(op, attrs, inputs);
+    const made = Array.from({ length: numOutputs }, (_, output) => this.#shape(refOf(node, output)));
+    const isWhole =
+      op === 'Reshape'
+        ? keepsRows(shape, made[0]!)
+        : made.every((to) => to.at(-1) === shape.at(-1) && to.length >= 2);
+    if (!isWhole) return undefined;
+    const typed = withType(attrs, MOVES[op]!, DataType.int8);
+    const others = op === 'Reshape' ? [this.#int32(withScales(made[0]!))] : rest;
+    const moves = this.#add(op, typed, [packed, ...others]);
+    return made.map((to, output) => this.#unpacked(refOf(moves, output), to));
+  }
+
+  #int32(values: number[]): Ref {
+    const made = this.#binding.graphConst(
+      this.graph,
+      [values.length],
+      DataType.int32,
+      Int32Array.from(values),
+    );
+    return refOf(this.#push('const', 'Const', [], made, []), 0);
   }
 
   #bf16Matmul(op: string, attrs: OpAttr[], inputs: Ref[]): number {
@@ -265,4 +313,9 @@ export class Trace implements OpSink {
 
 function withType(attrs: OpAttr[], name: string, dtype: number): OpAttr[] {
   return attrs.map((attr) => (attr.name === name ? { ...attr, value: dtype } : attr));
+}
+
+/** The shape of a matrix in 8 bits: each row ends with its scale. */
+function withScales(shape: number[]): number[] {
+  return [...shape.slice(0, -1), (shape.at(-1) as number) + SCALE_BYTES];
 }
