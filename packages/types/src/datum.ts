@@ -81,5 +81,32 @@ function from(parts: DatumParts): Datum {
   return schema.parse({ ...parts, loss_fn_inputs: convertTensors(parts.loss_fn_inputs) });
 }
 
+function checkTiling(name: string, spans: readonly ProvenanceSpan[], expected: number): void {
+  const total = spans.reduce((sum, span) => sum + span.length, 0);
+  if (total === expected) return;
+  throw new RangeError(
+    `${name}: the spans cover ${total} positions, there are ${expected}; they must tile them`,
+  );
+}
+
+/**
+ * A copy that says where its tokens came from.
+ *
+ * @param modelInput runs that tile the input tokens
+ * @param lossFnInputs runs that tile `target_tokens`
+ * @throws RangeError when the lengths of the runs do not add up.
+ */
+function withProvenance(
+  datum: Datum,
+  modelInput: readonly ProvenanceSpan[],
+  lossFnInputs: readonly ProvenanceSpan[],
+): Datum {
+  checkTiling('modelInput', modelInput, ModelInput.length(datum.model_input));
+  const targets = datum.loss_fn_inputs.target_tokens;
+  if (targets && (targets.shape?.length ?? 1) === 1)
+    checkTiling('lossFnInputs', lossFnInputs, targets.data.length);
+  return schema.parse({ ...datum, model_input_spans: modelInput, loss_fn_input_spans: lossFnInputs });
+}
+
 /** One training example: the schema, and functions that build it. */
-export const Datum = Object.assign(schema, { from, convertTensors });
+export const Datum = Object.assign(schema, { from, convertTensors, withProvenance });

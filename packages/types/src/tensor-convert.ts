@@ -108,6 +108,29 @@ export function shapeOf(tensor: TensorData): number[] {
   return tensor.shape ? [...tensor.shape] : [tensor.data.length];
 }
 
+/**
+ * The same tensor with the cells that equal `padValue` left out (CSR), where that is smaller; else as it is. For soft targets
+ * [T, K] of which most are padding.
+ */
+export function toSparse(tensor: TensorData, padValue = 0): TensorData {
+  const [rows = 0, columns = 0] = shapeOf(tensor);
+  if (tensor.sparse_crow_indices || tensor.shape?.length !== 2) return tensor;
+  const crow = [0];
+  const col: number[] = [];
+  const data: number[] = [];
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      const value = tensor.data[row * columns + column]!;
+      if (value === padValue) continue;
+      col.push(column);
+      data.push(value);
+    }
+    crow.push(data.length);
+  }
+  if (crow.length + col.length + data.length >= rows * columns) return tensor;
+  return { ...tensor, data, sparse_crow_indices: crow, sparse_col_indices: col };
+}
+
 /** Flat values with every cell present. */
 function densify(tensor: TensorData, padValue: number): number[] | Float32Array | Int32Array {
   const { sparse_crow_indices: crow, sparse_col_indices: col } = tensor;

@@ -99,3 +99,42 @@ test('a datum converts plain, nested and typed arrays, by the name of the input'
     /loss_fn_inputs.target_tokens: ragged/,
   );
 });
+
+test('cells that are padding are left out where that is smaller, as in the Python SDK', () => {
+  const rows = [
+    [7, -1, -1, -1, -1, 0],
+    [-1, -1, -1, -1, -1, -1],
+    [-1, 9, -1, -1, 3, -1],
+  ];
+  const dense = TensorData.fromArray(rows, 'int64');
+  // TensorData.from_torch_sparse(torch.tensor(rows), -1)
+  const sparse = { sparse_crow_indices: [0, 2, 2, 4], sparse_col_indices: [0, 5, 1, 4] };
+  expect(TensorData.toSparse(dense, -1)).toEqual({ ...dense, data: [7, 0, 9, 3], ...sparse });
+  expect(TensorData.toNested(TensorData.parse(TensorData.toSparse(dense, -1)), -1)).toEqual(rows);
+  expect(TensorData.toSparse(dense)).toBe(dense);
+  const flat = TensorData.fromArray([0, 0, 0, 0, 0, 0]);
+  expect(TensorData.toSparse(flat)).toBe(flat);
+});
+
+test('provenance must tile the tokens', () => {
+  const datum = Datum.from({
+    model_input: ModelInput.fromInts([1, 2, 3]),
+    loss_fn_inputs: { target_tokens: [2, 3, 4] },
+  });
+  const span = (type: 'prompt_tokens' | 'sampled_tokens', length: number) => ({
+    type,
+    sequence_id: 's:0',
+    offset: 0,
+    length,
+  });
+  const spans = [span('prompt_tokens', 1), span('sampled_tokens', 2)];
+  expect(Datum.withProvenance(datum, spans, spans)).toEqual({
+    ...datum,
+    model_input_spans: spans,
+    loss_fn_input_spans: spans,
+  });
+  expect(() => Datum.withProvenance(datum, spans.slice(1), spans)).toThrow('modelInput: the spans cover 2');
+  expect(() => Datum.withProvenance(datum, spans, spans.slice(0, 1))).toThrow(
+    'lossFnInputs: the spans cover 1',
+  );
+});

@@ -54,5 +54,6 @@ export const TensorData = Object.assign(schema, {
   fromTyped: convert.fromTyped,
   toTyped: convert.toTyped,
   toNested: convert.toNested,
+  toSparse: convert.toSparse,
   shapeOf: convert.shapeOf,
 });
