@@ -15,6 +15,11 @@ export const ServedModel = z.strictObject({
 
 export type ServedModel = z.infer<typeof ServedModel>;
 
+/** Whether experts' adapters share a side. */
+export const LoraExperts = z.enum(['each', 'shared']);
+
+export type LoraExperts = z.infer<typeof LoraExperts>;
+
 export const ServerConfig = z.strictObject({
   host: z.string().min(1).default('127.0.0.1').describe('Address to listen on; 0.0.0.0 is every interface'),
   port: z.int().min(0).max(65_535).default(8123).describe('Port to listen on; 0 picks a free one'),
@@ -40,6 +45,9 @@ export const ServerConfig = z.strictObject({
     .max(65_536)
     .default(32)
     .describe('LoRA alpha of new models; the adapter is scaled by alpha / rank'),
+  loraExperts: LoraExperts.default('each').describe(
+    'Adapters of experts in new models: of each its own, or one A of gate and up and one B of down for all (shared)',
+  ),
   lossModules: z
     .array(z.string())
     .default([])

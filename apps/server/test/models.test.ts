@@ -16,6 +16,20 @@ onEachDatabase((open) => {
     expect(plain.engine.models.get(await plain.model())?.lora.alpha).toBe(32);
   });
 
+  test('experts have adapters of their own, or share as configured or as user_metadata says', async () => {
+    const sharing = async (server: Awaited<ReturnType<typeof open>>, user_metadata?: object) =>
+      server.engine.models.get(await server.model({ request: { user_metadata } }))?.lora.shareExperts ??
+      false;
+    const plain = await open();
+    expect([await sharing(plain), await sharing(plain, { lora_experts: 'shared' })]).toEqual([false, true]);
+    const configured = await open({ config: { loraExperts: 'shared' } });
+    expect(await sharing(configured)).toBe(true);
+    expect(await sharing(configured, { lora_experts: 'each' })).toBe(false);
+    const bad = { session_id: await plain.session(), model_seq_id: 0, base_model: 'tiny' };
+    const refused = await plain.post('/create_model', { ...bad, user_metadata: { lora_experts: 'some' } });
+    expect([refused.status, refused.json.detail]).toEqual([400, expect.stringContaining('lora_experts')]);
+  });
+
   test('every option of a model reaches the engine', async () => {
     const server = await open();
     const lora_config = {

@@ -45,6 +45,7 @@ export interface TrainingRunsTable {
   train_attn: number;
   train_mlp: number;
   train_unembed: number;
+  share_experts: number;
   user_metadata: string | null;
   created_at: number;
   last_request_at: number;

@@ -11,6 +11,8 @@ export interface RunLora {
   trainAttn: boolean;
   trainMlp: boolean;
   trainUnembed: boolean;
+  /** Whether experts share a side of their adapters. */
+  shareExperts?: boolean;
 }
 
 /** The periodic copy of a live model, from which it comes back after a restart. */
@@ -164,6 +166,7 @@ export function loraColumns(lora: RunLora) {
     train_attn: Number(lora.trainAttn),
     train_mlp: Number(lora.trainMlp),
     train_unembed: Number(lora.trainUnembed),
+    share_experts: Number(lora.shareExperts ?? false),
   };
 }
 
@@ -209,6 +212,7 @@ function fromRow(row: TrainingRunsTable): TrainingRun {
       trainAttn: row.train_attn === 1,
       trainMlp: row.train_mlp === 1,
       trainUnembed: row.train_unembed === 1,
+      ...(row.share_experts === 1 ? { shareExperts: true } : {}),
     },
     userMetadata: row.user_metadata === null ? null : JSON.parse(row.user_metadata),
     createdAt: row.created_at,

@@ -257,6 +257,7 @@ ChunkFn BestChunk() {
 }  // namespace
 
 void SkinnyMatmul(const float *x, const void *w, WeightType type, float *y, int64_t m, int64_t k, int64_t n) {
+  if (m == 0) return;
   static const ChunkFn chunk = BestChunk();
   const int64_t chunks = (n + kChunk - 1) / kChunk;
   Helpers::Get().Run(chunks, [&](int64_t index) {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { installAddon } from './backend.ts';
+import { bfloat16Tensor, installAddon } from './backend.ts';
 import { compile } from './compile/compile.ts';
 import { compileVjp } from './compile/compile-vjp.ts';
 import { groupedMatMul } from './grouped-matmul.ts';
@@ -74,4 +74,21 @@ test('frozen matrices have no gradient, and rows keep theirs', () => {
   const { residuals } = f.forward(inputs);
   const want = tf.grad((rows: Tensor) => reference(tf.mul(rows, 2), matrices, [0, 1, 1, 1], true))(x, dy);
   expectClose(f.backward(inputs, residuals, dy)[0]!, want);
+});
+
+test.each(['float32', 'bfloat16'])('few rows by large %s matrices, as decoding has them', (kept) => {
+  const [wide, out] = [256, 160];
+  const x = tf.randomNormal([7, wide]);
+  const bits = new Uint16Array(GROUPS * out * wide).map((_, i) => 0x3c00 + ((i * 7919) % 512));
+  const values = Float32Array.from(bits, (_, i) => {
+    const word = Uint32Array.of(bits[i]! << 16);
+    return new Float32Array(word.buffer)[0]!;
+  });
+  const exact = tf.tensor(values, [GROUPS, out, wide]);
+  const matrices = kept === 'bfloat16' ? bfloat16Tensor(bits, [GROUPS, out, wide]) : exact;
+  const f = compile('grouped_few', (i: { x: Tensor; matrices: Tensor; sizes: Tensor }) => ({
+    y: groupedMatMul(i.x, i.matrices, i.sizes, { transposed: true, trainable: false }),
+  }));
+  const { y } = f({ x, matrices, sizes: tf.tensor1d([0, 5, 0, 2], 'int32') });
+  expectClose(y, reference(x, exact, [1, 1, 1, 1, 1, 3, 3], true));
 });

@@ -77,8 +77,8 @@ export class CopyService {
   async #origin(source: StoredCheckpoint): Promise<Pick<TrainingRun, 'baseModel' | 'lora' | 'userMetadata'>> {
     const origin = await this.#store.runs.get(source.runId);
     const { baseModel, loraRank: rank, trainAttn, trainMlp, trainUnembed } = source;
-    const { alpha, seed } = origin?.lora ?? { alpha: 32, seed: null };
-    const lora = { rank, alpha, seed, trainAttn, trainMlp, trainUnembed };
+    const { alpha, seed, shareExperts = false } = origin?.lora ?? { alpha: 32, seed: null };
+    const lora = { rank, alpha, seed, trainAttn, trainMlp, trainUnembed, shareExperts };
     return { baseModel, lora, userMetadata: origin?.userMetadata ?? null };
   }
 }

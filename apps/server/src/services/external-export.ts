@@ -1,8 +1,9 @@
 import { createReadStream, createWriteStream } from 'node:fs';
-import { copyFile, readFile, rm, writeFile } from 'node:fs/promises';
+import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { writePeftFiles } from '@anneal/engine';
 import { openSafetensors, writeSafetensors } from '@anneal/safetensors';
 import { Encrypter } from 'age-encryption';
 import { ApiError } from '../errors.ts';
@@ -23,40 +24,39 @@ const EXPORTED_HEAD = 'base_model.model.model.unembed_tokens.';
  */
 export async function exportFolder(from: string, to: string, recipients: readonly string[]): Promise<void> {
   const encrypter = recipients.length > 0 ? newEncrypter(recipients) : undefined;
-  await exportWeights(join(from, WEIGHTS), join(to, WEIGHTS));
-  await exportConfig(join(from, CONFIG), join(to, CONFIG));
+  await writePeftFiles(from, to);
+  await renameHead(join(to, WEIGHTS));
+  await renameHeadTarget(join(to, CONFIG));
   if (encrypter) {
     for (const name of [WEIGHTS, CONFIG]) await encrypt(join(to, name), encrypter);
   }
 }
 
-async function exportWeights(from: string, to: string): Promise<void> {
-  const reader = openSafetensors(from);
+async function renameHead(file: string): Promise<void> {
+  const reader = openSafetensors(file);
   try {
-    if (!reader.tensors.some(({ name }) => HEAD.test(name))) {
-      await copyFile(from, to);
-      return;
-    }
+    if (!reader.tensors.some(({ name }) => HEAD.test(name))) return;
     const tensors = reader.tensors.map(({ name, dtype, shape }) => ({
       name: name.replace(HEAD, EXPORTED_HEAD),
       dtype,
       shape,
       data: () => reader.read(name),
     }));
-    await writeSafetensors(to, tensors, { ...reader.metadata });
+    await writeSafetensors(`${file}.renamed`, tensors, { ...reader.metadata });
+    await rename(`${file}.renamed`, file);
   } finally {
     reader.close();
   }
 }
 
-async function exportConfig(from: string, to: string): Promise<void> {
-  const config: Record<string, unknown> = JSON.parse(await readFile(from, 'utf8'));
+async function renameHeadTarget(file: string): Promise<void> {
+  const config: Record<string, unknown> = JSON.parse(await readFile(file, 'utf8'));
   if (Array.isArray(config.target_modules)) {
     config.target_modules = config.target_modules.map((name) =>
       name === 'lm_head' ? 'unembed_tokens' : name,
     );
   }
-  await writeFile(to, `${JSON.stringify(config, null, 2)}\n`);
+  await writeFile(file, `${JSON.stringify(config, null, 2)}\n`);
 }
 
 function newEncrypter(recipients: readonly string[]): Encrypter {

@@ -8,6 +8,6 @@ export function toLoraSpec({ seed, ...rest }: RunLora): LoraSpec {
 
 /** What the store keeps of an adapter. */
 export function toRunLora(lora: LoraSpec): RunLora {
-  const { rank, alpha, trainAttn, trainMlp, trainUnembed } = lora;
-  return { rank, alpha, seed: lora.seed ?? null, trainAttn, trainMlp, trainUnembed };
+  const { seed, ...rest } = lora;
+  return { ...rest, seed: seed ?? null };
 }

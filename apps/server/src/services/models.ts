@@ -3,6 +3,7 @@ import type { Engine } from '@anneal/engine';
 import type { Outcome, RunLora, Session, Store, StoredCheckpoint, TrainingRun } from '@anneal/store';
 import type { CreateModelRequest, LoadWeightsRequest, UntypedApiFuture } from '@anneal/types';
 import { formatModelId } from '@anneal/types';
+import { LoraExperts } from '../config.ts';
 import { ApiError } from '../errors.ts';
 import { bodyHash } from '../wire/body-hash.ts';
 import type { BaseModels } from './base-models.ts';
@@ -25,6 +26,7 @@ export interface ModelDeps {
 
 export interface ModelOptions {
   loraAlpha: number;
+  loraExperts: LoraExperts;
   /** 0 is no limit. */
   maxModelsPerOwner: number;
 }
@@ -166,6 +168,7 @@ export class ModelService {
       trainAttn: config?.train_attn ?? true,
       trainMlp: config?.train_mlp ?? true,
       trainUnembed: config?.train_unembed ?? true,
+      ...((expertsOf(metadata) ?? this.#options.loraExperts) === 'shared' ? { shareExperts: true } : {}),
     };
   }
 }
@@ -178,6 +181,16 @@ function alphaOf(metadata: Record<string, unknown> | null): number | undefined {
   if (Number.isFinite(alpha) && alpha > 0) return alpha;
   const shown = typeof given === 'string' ? `"${given}"` : typeof given;
   throw new ApiError('invalid_request', `user_metadata.lora_alpha must be a positive number, got ${shown}`);
+}
+
+/** `user_metadata.lora_experts` chooses for one model whether experts share a side of their adapters. */
+function expertsOf(metadata: Record<string, unknown> | null): LoraExperts | undefined {
+  const given = metadata?.lora_experts;
+  if (given === undefined) return undefined;
+  const parsed = LoraExperts.safeParse(given);
+  if (parsed.success) return parsed.data;
+  const message = `user_metadata.lora_experts must be "each" or "shared", got ${JSON.stringify(given)}`;
+  throw new ApiError('invalid_request', message);
 }
 
 function refuseOtherOptimizers(config: { type: string }): void {

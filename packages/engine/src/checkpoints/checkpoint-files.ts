@@ -16,7 +16,7 @@ import { z } from 'zod';
 import { EngineError, type LoraSpec } from '../engine.ts';
 import { LoraAdapter } from '../lora/adapter.ts';
 import { loraShapes } from '../lora/shapes.ts';
-import type { LoraModule } from '../models/architecture.ts';
+import type { ExpertLayout, LoraModule } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import type { AdamState } from '../optimizer/adamw.ts';
 
@@ -41,6 +41,8 @@ const Manifest = z.object({
     train_unembed: z.boolean(),
     share_experts: z.boolean().optional(),
   }),
+  /** Of models with experts: how transformers holds them. */
+  expert_layout: z.enum(['apart', 'alternating']).optional(),
 });
 type Manifest = z.infer<typeof Manifest>;
 
@@ -110,7 +112,8 @@ export async function writeAdapter(dir: string, adapter: AdapterToWrite): Promis
   await writeJson(path.join(dir, MANIFEST), manifestOf(adapter));
 }
 
-function manifestOf({ baseModel, lora: spec, step }: CheckpointInfo): Manifest {
+function manifestOf({ baseModel, lora: spec, step, modules }: AdapterToWrite): Manifest {
+  const layout = modules.find((module) => module.experts)?.experts?.layout;
   return {
     format: 1,
     base_model: baseModel,
@@ -124,6 +127,7 @@ function manifestOf({ baseModel, lora: spec, step }: CheckpointInfo): Manifest {
       train_unembed: spec.trainUnembed,
       ...(spec.shareExperts ? { share_experts: true } : {}),
     },
+    ...(layout ? { expert_layout: layout } : {}),
   };
 }
 
@@ -160,8 +164,18 @@ export interface CheckpointInfo {
   lora: LoraSpec;
 }
 
+/**
+ * How transformers holds the experts that a checkpoint adapts.
+ * @throws EngineError (user) when it adapts none
+ */
+export function readExpertLayout(dir: string): ExpertLayout {
+  const { expert_layout: layout } = readManifest(dir);
+  if (layout) return layout;
+  throw new EngineError('user', `The checkpoint's ${MANIFEST} is damaged: expert_layout is missing.`);
+}
+
 /** @throws EngineError (user) when the folder is no checkpoint of ours or is damaged. */
-export function readCheckpointInfo(dir: string): CheckpointInfo {
+function readManifest(dir: string): Manifest {
   let json: unknown;
   try {
     json = JSON.parse(readFileSync(path.join(dir, MANIFEST), 'utf8'));
@@ -174,7 +188,12 @@ export function readCheckpointInfo(dir: string): CheckpointInfo {
       'user',
       `The checkpoint's ${MANIFEST} is damaged:\n${z.prettifyError(parsed.error)}`,
     );
-  const { base_model, step, lora } = parsed.data;
+  return parsed.data;
+}
+
+/** @throws EngineError (user) when the folder is no checkpoint of ours or is damaged. */
+export function readCheckpointInfo(dir: string): CheckpointInfo {
+  const { base_model, step, lora } = readManifest(dir);
   return {
     baseModel: base_model,
     step,

@@ -56,7 +56,14 @@ export interface ExpertsInfo {
   perToken: number;
   /** The side that is one matrix for all experts in adapters that share. */
   shared: 'a' | 'b';
+  layout: ExpertLayout;
 }
+
+/**
+ * How transformers holds experts, which PEFT's names follow: each expert's maps under their own names, or one parameter for
+ * all, in which gate and up alternate.
+ */
+export type ExpertLayout = 'apart' | 'alternating';
 
 /** What the cache keeps of a position, per layer. */
 export interface CacheShape {

@@ -180,7 +180,7 @@ function sparseTensors(config: DeepseekV3Config, layer: number): Record<string, 
 function layerModules(config: DeepseekV3Config, layer: number): LoraModule[] {
   const mlp = isSparse(config, layer)
     ? [
-        ...expertModules(config, `${mlpPath(layer)}.experts`),
+        ...expertModules(config, `${mlpPath(layer)}.experts`, 'apart'),
         ...mlpModules(
           { hiddenSize: config.hiddenSize, intermediateSize: config.sharedSize },
           `${mlpPath(layer)}.shared_experts`,

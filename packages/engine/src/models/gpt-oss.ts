@@ -168,7 +168,10 @@ function layerTensors(config: GptOssConfig, layer: number): Record<string, Weigh
 }
 
 function layerModules(config: GptOssConfig, layer: number): LoraModule[] {
-  return [...attentionModules(config, layer), ...expertModules(config, `${layerPath(layer)}.mlp.experts`)];
+  return [
+    ...attentionModules(config, layer),
+    ...expertModules(config, `${layerPath(layer)}.mlp.experts`, 'alternating'),
+  ];
 }
 
 function attention(config: GptOssConfig, x: Tensor, { weights: w, lora, rope, attend }: LayerInput): Tensor {

@@ -83,7 +83,7 @@ function layerTensors(config: Qwen3MoeConfig, layer: number): Record<string, Wei
 
 function layerModules(config: Qwen3MoeConfig, layer: number): LoraModule[] {
   const mlp = config.isSparse[layer]
-    ? expertModules(config, `${mlpPath(layer)}.experts`)
+    ? expertModules(config, `${mlpPath(layer)}.experts`, 'apart')
     : mlpModules(config, mlpPath(layer));
   return [...attentionModules(config, layer), ...mlp];
 }

@@ -1,5 +1,5 @@
 /** What families with experts have in common: their weights' names in a checkpoint, and what LoRA adapts. */
-import type { DecoderConfig, LoraModule } from './architecture.ts';
+import type { DecoderConfig, ExpertLayout, LoraModule } from './architecture.ts';
 import { stacked, type WeightSource } from './weight-source.ts';
 
 export interface SparseConfig extends DecoderConfig {
@@ -27,7 +27,7 @@ export function separateExperts(
 }
 
 /** Adapters of all experts under `at`: gate, up and down. */
-export function expertModules(config: SparseConfig, at: string): LoraModule[] {
+export function expertModules(config: SparseConfig, at: string, layout: ExpertLayout): LoraModule[] {
   const { numExperts: count, expertsPerToken: perToken, expertSize, hiddenSize } = config;
   const module = (key: string, inFeatures: number, outFeatures: number, shared: 'a' | 'b'): LoraModule => ({
     key,
@@ -35,7 +35,7 @@ export function expertModules(config: SparseConfig, at: string): LoraModule[] {
     group: 'mlp',
     inFeatures,
     outFeatures,
-    experts: { count, perToken, shared },
+    experts: { count, perToken, shared, layout },
   });
   return [
     module('w1', hiddenSize, expertSize, 'a'),

@@ -2,6 +2,7 @@ import type { Kysely } from 'kysely';
 import { Migrator } from 'kysely/migration';
 import * as initial from './0001-initial.ts';
 import * as recordings from './0002-recordings.ts';
+import * as sharedExperts from './0003-shared-experts.ts';
 import type { ColumnTypes } from './column-types.ts';
 
 interface SchemaStep {
@@ -12,6 +13,7 @@ interface SchemaStep {
 const steps: Record<string, SchemaStep> = {
   '0001-initial': initial,
   '0002-recordings': recordings,
+  '0003-shared-experts': sharedExperts,
 };
 
 /**

@@ -7,6 +7,7 @@ import { DataType, type NativeBinding, type OpAttr } from '../binding.ts';
 const OP = 'AnnealSkinnyMatmul';
 /** More rows are better served by TensorFlow's general product. */
 const MAX_ROWS = 64;
+const MAX_ROWS_PER_GROUP = 16;
 /** Smaller matrices stay in the caches, and inside what XLA fuses. */
 const MIN_ELEMENTS = 32_768;
 /** In the order of the native WeightType. */
@@ -32,6 +33,23 @@ export function isSkinny(op: string, attrs: OpAttr[], factors: Factor[]): boolea
   const [rows, k] = x.shape.slice(-2) as [number, number];
   const batches = [...x.shape.slice(0, -2), ...w.shape.slice(0, -2)];
   return batches.every((size) => size === 1) && rows <= MAX_ROWS && k * w.shape.at(-2)! >= MIN_ELEMENTS;
+}
+
+/**
+ * Whether `op` is x Wᵀ for one of many groups of rows, of which there are few on average: x [?, k], W [n, k].
+ * @param rows Of all groups together
+ */
+export function isSkinnyGroup(
+  op: string,
+  attrs: OpAttr[],
+  factors: Factor[],
+  { rows, groups }: { rows: number; groups: number },
+): boolean {
+  const flag = (name: string) => attrs.find((attr) => attr.name === name)?.value === true;
+  if (op !== 'MatMul' || flag('transpose_a') || !flag('transpose_b')) return false;
+  const [x, w] = factors as [Factor, Factor];
+  if (x.dtype !== DataType.float32 || w.dtype !== DataType.float32) return false;
+  return rows <= MAX_ROWS_PER_GROUP * groups && w.shape[0]! * w.shape[1]! >= MIN_ELEMENTS;
 }
 
 /** The op to record instead, of TensorFlow's executor or of XLA. */

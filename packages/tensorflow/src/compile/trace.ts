@@ -15,7 +15,7 @@ import {
 import { SCALE_BYTES } from '../int8.ts';
 import type { Tensor } from '../tf.ts';
 import { dequantise, keepsRows, MOVES_ROWS } from './packed-int8.ts';
-import { isSkinny, skinnyProduct } from './skinny-matmul.ts';
+import { isSkinny, isSkinnyGroup, skinnyProduct } from './skinny-matmul.ts';
 
 export type MatmulPrecision = 'fp32' | 'bf16';
 
@@ -135,17 +135,19 @@ export class Trace implements OpSink {
     if (packedMove) return packedMove.map((ref) => this.#meta(ref));
     if (op in MOVES && this.#widened.has(inputs[0]!))
       return this.#bf16Move(op, attrs, inputs, numOutputs).map((ref) => this.#meta(ref));
-    if (
-      this.#skinny &&
-      isSkinny(
-        op,
-        attrs,
-        inputs.map((ref) => this.#output(ref)),
-      )
-    )
+    if (this.#skinny && this.#isSkinny(op, attrs, inputs))
       return [this.#meta(refOf(this.#skinnyMatmul(inputs, this.#skinny.xla), 0))];
     const node = inBf16 ? this.#bf16Matmul(op, attrs, inputs) : this.#add(op, attrs, inputs);
     return Array.from({ length: numOutputs }, (_, output) => this.#meta(refOf(node, output)));
+  }
+
+  #isSkinny(op: string, attrs: OpAttr[], inputs: Ref[]): boolean {
+    const factors = inputs.map((ref) => this.#output(ref));
+    if (isSkinny(op, attrs, factors)) return true;
+    const cut = this.nodes[nodeOf(inputs[0] ?? 0)]!;
+    if (cut.op !== SIZED_BY_VALUES || factors[0]!.shape[0] !== -1) return false;
+    const rows = this.#shape(cut.inputs[0]!)[0]!;
+    return isSkinnyGroup(op, attrs, factors, { rows, groups: cut.outputs.length });
   }
 
   /** A frozen matrix is read as it is kept; x is float32 and so is the result. */
