@@ -53,6 +53,8 @@ export async function open(
     colorScheme: scheme,
     permissions: ['clipboard-write'],
   });
+  // A busy machine samples slowly; each test has a limit of its own.
+  context.setDefaultTimeout(180_000);
   const page = await context.newPage();
   const complaints: string[] = [];
   page.on('pageerror', (error) => complaints.push(String(error)));

@@ -1,4 +1,4 @@
-import type { ReactNode } from 'react';
+import { type ReactNode, useId } from 'react';
 
 export interface PlaygroundOptions {
   /** `text` goes on from a text as it is, without a chat template. */
@@ -121,13 +121,13 @@ interface SliderProps {
 }
 
 function Slider({ name, value, min = 0, max, step, onChange }: SliderProps) {
+  const id = useId();
   return (
-    <label>
-      <span className="slider-head">
-        {name}
-        <output>{value.toFixed(2)}</output>
-      </span>
+    <div className="slider">
+      <label htmlFor={id}>{name}</label>
+      <output htmlFor={id}>{value.toFixed(2)}</output>
       <input
+        id={id}
         type="range"
         min={min}
         max={max}
@@ -135,6 +135,6 @@ function Slider({ name, value, min = 0, max, step, onChange }: SliderProps) {
         value={value}
         onChange={(event) => onChange(Number(event.target.value))}
       />
-    </label>
+    </div>
   );
 }
