@@ -7,7 +7,10 @@ import { chatDatum, renderChat, renderPrompt } from './chat.ts';
 const read = (path: string) => JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8'));
 
 interface Case {
+  family: string;
   tokenizer: string;
+  /** Instead of the tokenizer's own. */
+  chat_template?: string;
   messages: { role: string; content: string }[];
   ids: number[];
   assistant_mask: number[];
@@ -16,16 +19,17 @@ interface Case {
 
 const cases: Case[] = read('../../fixtures/chat.json');
 
-function tokenizerOf(name: string): Tokenizer {
+function tokenizerOf(name: string, template?: string): Tokenizer {
   const folder = `../../../tokenizer/fixtures/${name}`;
   return new Tokenizer({
     tokenizer: read(`${folder}/tokenizer.json`),
     config: read(`${folder}/tokenizer_config.json`),
+    ...(template !== undefined && { chatTemplates: { default: template } }),
   });
 }
 
-test.each(cases)('tokens and mask equal those of transformers ($tokenizer, case %#)', (example) => {
-  const tokenizer = tokenizerOf(example.tokenizer);
+test.each(cases)('tokens and mask equal those of transformers ($family, case %#)', (example) => {
+  const tokenizer = tokenizerOf(example.tokenizer, example.chat_template);
   const { tokens, weights } = renderChat(tokenizer, example.messages);
   expect(tokens).toEqual(example.ids);
   expect(weights).toEqual(example.assistant_mask);
@@ -60,9 +64,9 @@ test('a chat without an answer is no example', () => {
 test('a template that rewrites earlier turns is refused for all answers, and serves the last', () => {
   const files = { tokenizer: read('../../../tokenizer/fixtures/qwen3/tokenizer.json') };
   const forgetful =
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' }}" +
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + ':' }}" +
     "{% if loop.last or m.role != 'assistant' %}{{ m.content }}{% else %}{{ '...' }}{% endif %}{{ '<|im_end|>' }}{% endfor %}" +
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant ' }}{% endif %}";
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}";
   const tokenizer = new Tokenizer({ ...files, chatTemplates: { default: forgetful } });
   const chat = ['q', 'a', 'q', 'b'].map((content, index) => ({
     role: index % 2 ? 'assistant' : 'user',

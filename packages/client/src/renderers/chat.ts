@@ -36,14 +36,21 @@ export function renderPrompt(
 /** Longer than any special token. */
 const MAX_TOKEN_LENGTH = 64;
 
-interface Piece {
-  text: string;
-  weight: number;
+/** What an assistant said: the text before it, and the text up to its end. */
+interface Answer {
+  before: string;
+  end: string;
 }
 
-/** What follows `prefix`; templates that rewrite earlier turns cannot be cut. */
-function after(prefix: string, text: string, index: number): string {
-  if (text.startsWith(prefix)) return text.slice(prefix.length);
+/** A conversation's text, and where in it the trained answers are. */
+interface Script {
+  text: string;
+  answers: Answer[];
+}
+
+/** @throws RangeError for templates that rewrite earlier turns: where an answer lies in the whole is then unknown. */
+function checkExtends(prefix: string, text: string, index: number): void {
+  if (text.startsWith(prefix)) return;
   const reason = 'the chat template rewrites earlier turns when later ones follow';
   throw new RangeError(`message ${index}: ${reason}; train on the last_assistant_message alone`);
 }
@@ -63,30 +70,40 @@ function isTrainedOn(messages: readonly ChatMessage[], index: number, trainOn: T
   return trainOn === 'all_assistant_messages' || index === messages.length - 1;
 }
 
-/** The conversation's text, cut where an assistant begins and ends. */
-function cut(tokenizer: ChatTokenizer, messages: readonly ChatMessage[], options: ChatDatumOptions): Piece[] {
+function scriptOf(
+  tokenizer: ChatTokenizer,
+  messages: readonly ChatMessage[],
+  options: ChatDatumOptions,
+): Script {
   const { trainOn = 'all_assistant_messages', maxLength: _, ...template } = options;
   const render = (count: number, addGenerationPrompt: boolean) =>
     tokenizer.applyChatTemplate(messages.slice(0, count), { ...template, addGenerationPrompt });
-  const pieces: Piece[] = [];
+  const answers: Answer[] = [];
   let done = '';
-  const add = (text: string, weight: number, index: number) => {
-    pieces.push({ text: after(done, text, index), weight });
-    done = text;
-  };
   messages.forEach((_message, index) => {
     if (!isTrainedOn(messages, index, trainOn)) return;
-    add(render(index, true), 0, index);
-    add(withoutTail(tokenizer, render(index + 1, false)), 1, index);
+    const before = render(index, true);
+    const end = withoutTail(tokenizer, render(index + 1, false));
+    checkExtends(done, before, index);
+    checkExtends(before, end, index);
+    answers.push({ before, end });
+    done = end;
   });
-  const whole = render(messages.length, false);
-  if (whole !== done) add(whole, 0, messages.length - 1);
-  return pieces.filter((piece) => piece.text !== '');
+  const text = render(messages.length, false);
+  checkExtends(done, text, messages.length - 1);
+  return { text, answers };
+}
+
+/** How many of the text's tokens come before the end of its beginning `prefix`. */
+function tokensBefore(ids: readonly number[], prefix: readonly number[]): number {
+  const differing = prefix.findIndex((id, index) => id !== ids[index]);
+  return differing < 0 ? prefix.length : differing;
 }
 
 /**
- * Tokens and weights of a conversation. Each assistant message is tokenized apart from what precedes it, as the model
- * sees it when it samples: its first token never reaches back into the prompt.
+ * Tokens and weights of a conversation: those that transformers' `apply_chat_template` gives, with its mask of what the
+ * assistant says. A token that reaches from the prompt into an answer, as happens where a template marks turns by plain
+ * text, counts as the answer's.
  *
  * @throws RangeError when there is no assistant message to train on, or the template rewrites earlier turns.
  */
@@ -95,17 +112,18 @@ export function renderChat(
   messages: readonly ChatMessage[],
   options: ChatDatumOptions = {},
 ): RenderedChat {
-  const pieces = cut(tokenizer, messages, options);
-  if (!pieces.some((piece) => piece.weight > 0)) {
-    throw new RangeError('there is no assistant message to train on');
+  const { text, answers } = scriptOf(tokenizer, messages, options);
+  const encode = (part: string) => tokenizer.encode(part, { addSpecialTokens: false });
+  const tokens = encode(text);
+  const weights = tokens.map(() => 0);
+  for (const { before, end } of answers) {
+    const upToEnd = encode(end);
+    const first = tokensBefore(tokens, encode(before));
+    const last = tokensBefore(tokens, upToEnd);
+    // Where the answer's end lies within a token, that token is the answer's too.
+    weights.fill(1, first, last < upToEnd.length ? last + 1 : last);
   }
-  const tokens: number[] = [];
-  const weights: number[] = [];
-  for (const { text, weight } of pieces) {
-    const ids = tokenizer.encode(text, { addSpecialTokens: false });
-    tokens.push(...ids);
-    weights.push(...ids.map(() => weight));
-  }
+  if (!weights.includes(1)) throw new RangeError('there is no assistant message to train on');
   return { tokens: tokens.slice(0, options.maxLength), weights: weights.slice(0, options.maxLength) };
 }
 
