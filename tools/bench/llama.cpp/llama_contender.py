@@ -2,6 +2,7 @@
 
 The weights are those of the package that Anneal takes the model from: as they are in 4 bits, or the same as 16-bit numbers.
 """
+import ctypes
 import os
 import sys
 
@@ -26,7 +27,7 @@ def sixteen_bits():
         params = llama.llama_model_quantize_default_params()
         params.ftype, params.allow_requantize, params.nthread = llama.LLAMA_FTYPE_MOSTLY_F16, True, THREADS
         half = file + ".part"
-        if llama.llama_model_quantize(PACKAGED.encode(), half.encode(), params) != 0:
+        if llama.llama_model_quantize(PACKAGED.encode(), half.encode(), ctypes.byref(params)) != 0:
             raise RuntimeError(f"{PACKAGED} could not be written as 16-bit numbers")
         os.rename(half, file)
     return file
