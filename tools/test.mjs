@@ -94,7 +94,7 @@ async function againstServer(runs) {
   return counts;
 }
 
-/** The TypeScript client: the SDK's scenarios against a server, and its packages, installed and used in each runtime. */
+/** The TypeScript client: the SDK's scenarios against a server, its packages, used in each runtime, and its reference. */
 async function withTypeScript() {
   const model = 'tiny';
   const server = await startServer({ flags: ['--model', `${model}=${TINY_MODEL}`] });
@@ -116,7 +116,9 @@ async function withTypeScript() {
     ANNEAL_BUN: ensureRuntime('bun', say) ?? '',
     ANNEAL_DENO: ensureRuntime('deno', say) ?? '',
   };
-  return [...counts, await runVitest('installed packages', config('package'), runtimes)];
+  counts.push(await runVitest('installed packages', config('package'), runtimes));
+  const reference = ['--options', join(ROOT, 'packages/client/typedoc.json'), '--emit', 'none'];
+  return [...counts, await runCheck('reference of the client', join(BIN, 'typedoc'), reference)];
 }
 
 /** The web console in a real browser, while a model trains. Without a browser this is skipped, and said. */
