@@ -7,6 +7,7 @@ import { checkpointsQuery, overviewQuery, runsQuery } from '../api/queries.ts';
 import { Page } from '../components/page.tsx';
 import { Empty } from '../components/states.tsx';
 import { TintScale, Tokens } from '../components/tokens.tsx';
+import { alignTokens } from '../lib/align-tokens.ts';
 import { type Answer, type Turn, useConversation } from '../lib/conversation.ts';
 import { formatCount, formatRate, shortModel } from '../lib/format.ts';
 import { runLabel } from '../lib/runs.ts';
@@ -177,7 +178,11 @@ function AnswerView({
         </p>
       ) : (
         <>
-          <Tokens tokens={answer.tokens} tinted={tinted} label={`Answer of ${name}`} />
+          <Tokens
+            tokens={alignTokens(answer.tokens, answer.text)}
+            tinted={tinted}
+            label={`Answer of ${name}`}
+          />
           <p className="answer-foot muted">{footOf(answer)}</p>
         </>
       )}
