@@ -32,7 +32,7 @@ import { loadLossModule } from './losses/load-loss.ts';
 import { BaseModel } from './models/base-model.ts';
 import type { Precision } from './models/weight-source.ts';
 import { Sampler } from './sampling/sampler.ts';
-import { Scheduler } from './scheduler.ts';
+import { type Joinable, Scheduler, type TrainingWork } from './scheduler.ts';
 import { Trainer } from './training/trainer.ts';
 import { TrainingModel } from './training/training-model.ts';
 
@@ -167,10 +167,54 @@ export class LocalEngine implements ProfilingEngine {
   }
 
   forwardBackward(request: ForwardBackwardRequest): Promise<ForwardBackwardResult> {
-    return this.#train(request.modelId, () => {
-      this.#trainedTokens += request.data.reduce((sum, { tokens }) => sum + tokens.length, 0);
-      return this.#model(request.modelId).forwardBackward(request);
+    const size = request.data.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    return this.#train(
+      request.modelId,
+      () => {
+        this.#trainedTokens += size;
+        return this.#model(request.modelId).forwardBackward(request);
+      },
+      this.#joinable(request, size),
+    );
+  }
+
+  /** Calls with one loss on one base model run together; where layers have experts, only those of one adapter. */
+  #joinable(
+    request: ForwardBackwardRequest,
+    size: number,
+  ): Joinable<ForwardBackwardRequest, ForwardBackwardResult> | undefined {
+    const { modelId, lossFn, lossFnConfig, forwardOnly } = request;
+    const model = this.#models.get(modelId);
+    if (!model) return undefined;
+    const { base } = this.#find(model.baseModel);
+    const scope = base.architecture.hasExperts ? modelId : base.folder;
+    return {
+      kind: JSON.stringify([scope, lossFn, lossFnConfig, forwardOnly]),
+      size,
+      item: request,
+      run: (requests) => this.#runTogether(requests),
+    };
+  }
+
+  *#runTogether(requests: ForwardBackwardRequest[]): Generator<void, (ForwardBackwardResult | Error)[]> {
+    const results: (ForwardBackwardResult | Error)[] = requests.map(({ modelId }) => notLoaded(modelId));
+    const present = requests.flatMap((request, i) => {
+      const model = this.#models.get(request.modelId);
+      return model ? [{ model, request, i }] : [];
     });
+    // A model may have moved to another base model since its call was queued.
+    for (const trainer of new Set(present.map(({ model }) => model.trainer))) {
+      const group = present.filter(({ model }) => model.trainer === trainer);
+      const done = yield* trainer.stepsTogether(
+        group.map(({ model, request }) => ({ adapter: model.adapter, request })),
+      );
+      group.forEach(({ model, request, i }, at) => {
+        const result = done[at]!;
+        results[i] = result instanceof Error ? result : model.add(result);
+        this.#trainedTokens += request.data.reduce((sum, { tokens }) => sum + tokens.length, 0);
+      });
+    }
+    return results;
   }
 
   optimStep(modelId: string, params: AdamParams): Promise<OptimStepResult> {
@@ -251,9 +295,9 @@ export class LocalEngine implements ProfilingEngine {
     }
   }
 
-  #train<T>(modelId: string, work: () => Generator<void, T> | Promise<T> | T): Promise<T> {
+  #train<T, I>(modelId: string, work: TrainingWork<T>, joinable?: Joinable<I, T>): Promise<T> {
     this.#refuseIfClosed();
-    return this.#scheduler.enqueue(modelId, work);
+    return this.#scheduler.enqueue(modelId, work, joinable);
   }
 
   #refuseIfClosed(): void {
@@ -263,10 +307,7 @@ export class LocalEngine implements ProfilingEngine {
   #model(modelId: string): TrainingModel {
     const model = this.#models.get(modelId);
     if (model) return model;
-    throw new EngineError(
-      'user',
-      `Model "${modelId}" is not loaded: it was unloaded, or its creation failed.`,
-    );
+    throw notLoaded(modelId);
   }
 
   #find(baseModel: string): Served {
@@ -277,6 +318,13 @@ export class LocalEngine implements ProfilingEngine {
       `base_model "${baseModel}" is not served here; served: ${[...this.#served.keys()].join(', ')}.`,
     );
   }
+}
+
+function notLoaded(modelId: string): EngineError {
+  return new EngineError(
+    'user',
+    `Model "${modelId}" is not loaded: it was unloaded, or its creation failed.`,
+  );
 }
 
 async function serve(folder: string, options: EngineOptions): Promise<Served> {

@@ -3,15 +3,28 @@
  *
  * Policy: training calls of one model run in order, models take turns; training and sampling, when both have work, get
  * equal device time (whoever has used less goes next, with no credit kept for idle time). A unit of work is one training
- * pass, one prefill or one decode step; between units the thread answers messages.
+ * pass, one prefill or one decode step; between units the thread answers messages. Small training calls that wait behind one of
+ * their kind, of the same model or of others, run with it.
  */
 import { EngineError } from './engine.ts';
 
 /** A training call: a generator that yields between passes, or a plain function. */
 export type TrainingWork<T> = () => Generator<void, T> | Promise<T> | T;
 
+/** How a call can run together with others. */
+export interface Joinable<I, T> {
+  /** Calls of one kind can run together. */
+  kind: string;
+  /** Tokens, of which only so many run together. */
+  size: number;
+  item: I;
+  /** Runs calls of this kind together; results in their order, an error for each that failed. */
+  run(items: I[]): Generator<void, (T | Error)[]>;
+}
+
 interface Task {
   work: TrainingWork<unknown>;
+  joinable: Joinable<unknown, unknown> | undefined;
   resolve: (value: never) => void;
   reject: (error: Error) => void;
 }
@@ -21,10 +34,13 @@ export interface SamplingSource {
   work(): void;
 }
 
+/** Beyond this, a pass gains nothing from more rows. */
+const JOINED_TOKENS = 2048;
+
 export class Scheduler {
   readonly #queues = new Map<string, Task[]>();
   readonly #sources: () => Iterable<SamplingSource>;
-  #current: { task: Task; steps: Generator<void, unknown> } | undefined;
+  #current: { tasks: Task[]; steps: Generator<void, unknown[]> } | undefined;
   #busy = false;
   #usedByTraining = 0;
   #usedBySampling = 0;
@@ -35,16 +51,22 @@ export class Scheduler {
   }
 
   get queuedTraining(): number {
-    let count = this.#current ? 1 : 0;
+    let count = this.#current?.tasks.length ?? 0;
     for (const queue of this.#queues.values()) count += queue.length;
     return count;
   }
 
   /** Queues work behind the model's earlier calls. */
-  enqueue<T>(modelId: string, work: TrainingWork<T>): Promise<T> {
+  enqueue<T, I>(modelId: string, work: TrainingWork<T>, joinable?: Joinable<I, T>): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       const queue = this.#queues.get(modelId) ?? [];
-      queue.push({ work, resolve: resolve as (value: never) => void, reject });
+      queue.push({
+        work,
+        // Whoever runs calls together hands each the items of its own kind only.
+        joinable: joinable as Joinable<unknown, unknown> | undefined,
+        resolve: resolve as (value: never) => void,
+        reject,
+      });
       this.#queues.set(modelId, queue);
       this.wake();
     });
@@ -88,33 +110,65 @@ export class Scheduler {
   async #train(): Promise<void> {
     this.#current ??= await this.#startNext();
     if (!this.#current) return;
-    const { task, steps } = this.#current;
+    const { tasks, steps } = this.#current;
     try {
       const { done, value } = steps.next();
       if (!done) return;
-      task.resolve(value as never);
+      tasks.forEach((task, i) => {
+        const result = value[i];
+        if (result instanceof Error) task.reject(asEngineError(result));
+        else task.resolve(result as never);
+      });
     } catch (error) {
-      task.reject(asEngineError(error));
+      for (const task of tasks) task.reject(asEngineError(error));
     }
     this.#current = undefined;
   }
 
-  /** Takes the next model's first call; plain functions are run at once. */
-  async #startNext(): Promise<{ task: Task; steps: Generator<void, unknown> } | undefined> {
+  /** Takes the next model's first call, and those that run with it; plain functions are run at once. */
+  async #startNext(): Promise<{ tasks: Task[]; steps: Generator<void, unknown[]> } | undefined> {
     const [modelId, queue] = this.#queues.entries().next().value as [string, Task[]];
     const task = queue.shift() as Task;
     // Re-inserting moves the model behind the others.
     this.#queues.delete(modelId);
     if (queue.length > 0) this.#queues.set(modelId, queue);
+    const { joinable } = task;
+    const joined = joinable ? this.#takeJoined(modelId, joinable) : [];
+    if (joinable && joined.length > 0) {
+      const tasks = [task, ...joined];
+      return { tasks, steps: joinable.run(tasks.map((one) => one.joinable!.item)) };
+    }
     try {
       const started = task.work();
-      if (isGenerator(started)) return { task, steps: started };
+      if (isGenerator(started)) return { tasks: [task], steps: asList(started) };
       task.resolve((await started) as never);
     } catch (error) {
       task.reject(asEngineError(error));
     }
     return undefined;
   }
+
+  /** Takes calls of this kind from the fronts of the queues, the model's own first, as far as all of them are small. */
+  #takeJoined(modelId: string, { kind, size }: Joinable<unknown, unknown>): Task[] {
+    const own = this.#queues.get(modelId);
+    const others = [...this.#queues].flatMap(([id, queue]) => (id === modelId ? [] : [queue]));
+    const taken: Task[] = [];
+    let total = size;
+    for (const queue of [...(own ? [own] : []), ...others]) {
+      for (;;) {
+        const next = queue[0]?.joinable;
+        if (next?.kind !== kind || total + next.size > JOINED_TOKENS) break;
+        taken.push(queue.shift() as Task);
+        total += next.size;
+      }
+    }
+    for (const [id, queue] of this.#queues) if (queue.length === 0) this.#queues.delete(id);
+    return taken;
+  }
+}
+
+function* asList<T>(steps: Generator<void, T>): Generator<void, T[]> {
+  return [yield* steps];
 }
 
 function isGenerator(value: unknown): value is Generator<void, unknown> {

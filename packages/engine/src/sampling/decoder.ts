@@ -3,8 +3,8 @@ import { compile, statelessUniform, type Tensor, type Tree, tf } from '@anneal/t
 import { attend, causalMaskValues, MASKED, softmaxWithSinks } from '../layers/attention.ts';
 import { embed } from '../layers/embedding.ts';
 import { type LoraTensors, linear } from '../layers/linear.ts';
+import type { StackedAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
-import type { StackedAdapters } from './adapter-stack.ts';
 import { type KvCache, type PrefilledRows, RECENT } from './kv-cache.ts';
 import type { PromptRows } from './prompt-rows.ts';
 

@@ -1,7 +1,7 @@
 /** One prompt, prefilled in pieces, between which others use the device; the beginning may come from the prefix cache. */
 import { type Tensor, tf } from '@anneal/tensorflow';
+import type { StackedAdapters } from '../lora/adapter-stack.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
-import type { StackedAdapters } from './adapter-stack.ts';
 import type { Decoder } from './decoder.ts';
 import type { PrefixHit } from './prefix-cache.ts';
 import { PromptRows } from './prompt-rows.ts';

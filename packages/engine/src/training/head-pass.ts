@@ -49,6 +49,7 @@ export class HeadPass {
   /**
    * Gradients of Σ dlogprobs · logprobs, and the logprobs on the way.
    * @param dlogprobs [height, width, k] on the host; positions where it is zero skip the backward.
+   * @param wanted Positions in [0, height · width) that count.
    */
   gradients(
     x: Tensor,
@@ -56,14 +57,21 @@ export class HeadPass {
     batch: MicroBatch,
     data: EngineDatum[],
     dlogprobs: Float32Array,
+    wanted: (position: number) => boolean = () => true,
   ) {
     const k = batch.targetsPerPosition;
     const matters = (position: number) => {
       for (let i = position * k; i < (position + 1) * k; i++) if (dlogprobs[i] !== 0) return true;
       return false;
     };
-    const active = this.#run(x, adapter, batch, pickPositions(batch, data, matters), dlogprobs);
-    const silent = pickPositions(batch, data, (position) => !matters(position));
+    const active = this.#run(
+      x,
+      adapter,
+      batch,
+      pickPositions(batch, data, (p) => wanted(p) && matters(p)),
+      dlogprobs,
+    );
+    const silent = pickPositions(batch, data, (p) => wanted(p) && !matters(p));
     if (silent.real.length > 0)
       copyPositions(
         this.#run(x, adapter, batch, silent, undefined).logprobs,

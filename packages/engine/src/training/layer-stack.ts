@@ -3,18 +3,24 @@ import { type CompiledVjp, compile, compileVjp, type Tensor, tf } from '@anneal/
 import { attend, causalMaskValues } from '../layers/attention.ts';
 import { embed } from '../layers/embedding.ts';
 import type { LoraTensors } from '../layers/linear.ts';
-import type { LoraAdapter } from '../lora/adapter.ts';
 import type { BaseModel } from '../models/base-model.ts';
+import { loraOfRows, type PassAdapters } from './pass-adapters.ts';
 
 /** Causal masks kept for reuse; one of 4096 positions takes 64 MB. */
 const MAX_MASKS = 8;
 
 interface LayerTree {
-  [key: string]: Tensor | boolean | { [key: string]: Tensor | { [key: string]: Tensor | number } };
+  [key: string]:
+    | Tensor
+    | boolean
+    | undefined
+    | { [key: string]: Tensor | { [key: string]: Tensor | number } };
   /** [batch, time, hidden] */
   x: Tensor;
   weights: Record<string, Tensor>;
   lora: Record<string, { a: Tensor; b: Tensor; scale: number }>;
+  /** int32 [batch], where rows have adapters of their own */
+  adapterOfRow: Tensor | undefined;
   rope: { cos: Tensor; sin: Tensor };
   /** [1, 1, time, time] */
   mask: Tensor;
@@ -41,11 +47,11 @@ export class LayerStack {
   constructor(base: BaseModel) {
     this.#base = base;
     const options = { matmulPrecision: base.matmulPrecision };
-    const layer = ({ x, weights, lora, rope, mask }: LayerTree): Tensor => {
+    const layer = ({ x, weights, lora, adapterOfRow, rope, mask }: LayerTree): Tensor => {
       return base.architecture.layer(base.config, {
         x,
         weights,
-        lora,
+        lora: loraOfRows(lora, adapterOfRow),
         rope,
         attend: (q, k, v, options) => attend(q, k, v, mask, base.config.attentionScale, options?.sinks),
         decoding: false,
@@ -72,12 +78,12 @@ export class LayerStack {
    */
   forward(
     ids: Tensor,
-    adapter: LoraAdapter | undefined,
+    adapters: PassAdapters | undefined,
     onLayer?: (layer: number, x: Tensor) => void,
   ): Tensor {
     let { x } = this.#embed({ ids, table: this.#base.embed });
     for (let layer = 0; layer < this.#base.layers.length; layer++) {
-      const { y } = this.#plain(this.#tree(layer, x, adapter));
+      const { y } = this.#plain(this.#tree(layer, x, adapters));
       x.dispose();
       x = y;
       onLayer?.(layer, x);
@@ -88,14 +94,14 @@ export class LayerStack {
   /** Runs the layers and keeps what {@link backward} needs. With `recompute` that is each layer's input only. */
   forwardForTraining(
     ids: Tensor,
-    adapter: LoraAdapter,
+    adapters: PassAdapters,
     recompute: boolean,
   ): { x: Tensor; record: ForwardRecord } {
     const vjp = recompute ? this.#recomputing : this.#saving;
     const record: ForwardRecord = { inputs: [], residuals: [], recompute };
     let { x } = this.#embed({ ids, table: this.#base.embed });
     for (let layer = 0; layer < this.#base.layers.length; layer++) {
-      const { output, residuals } = vjp.forward(this.#tree(layer, x, adapter));
+      const { output, residuals } = vjp.forward(this.#tree(layer, x, adapters));
       record.inputs.push(x);
       record.residuals.push(residuals);
       x = output;
@@ -104,16 +110,16 @@ export class LayerStack {
   }
 
   /**
-   * Gradients of the adapter's layer parameters, in the order of `adapter.layers`. Frees the record and `dx`.
+   * Gradients of the layers' A and B, for each layer from the lowest adapted one on. Frees the record and `dx`.
    * @param dx Gradient of the last layer's output, [batch, time, hidden].
    */
-  backward(record: ForwardRecord, adapter: LoraAdapter, dx: Tensor): Tensor[] {
+  backward(record: ForwardRecord, adapters: PassAdapters, dx: Tensor): Tensor[][] {
     const vjp = record.recompute ? this.#recomputing : this.#saving;
-    const lowest = adapter.layers.findIndex((modules) => modules.length > 0);
+    const { lowest } = adapters;
     const perLayer: Tensor[][] = [];
     let dy = dx;
     for (let layer = this.#base.layers.length - 1; layer >= Math.max(lowest, 0) && lowest >= 0; layer--) {
-      const tree = this.#tree(layer, record.inputs[layer]!, adapter);
+      const tree = this.#tree(layer, record.inputs[layer]!, adapters);
       const grads = vjp.backward(tree, record.residuals[layer]!, dy);
       dy.dispose();
       if (tree.needsDx) dy = grads.shift() as Tensor;
@@ -122,7 +128,7 @@ export class LayerStack {
     }
     if (!dy.isDisposed) dy.dispose();
     disposeRecord(record);
-    return perLayer.flat();
+    return perLayer;
   }
 
   dispose(): void {
@@ -130,20 +136,20 @@ export class LayerStack {
     this.#masks.clear();
   }
 
-  #tree(layer: number, x: Tensor, adapter: LoraAdapter | undefined): LayerTree {
+  #tree(layer: number, x: Tensor, adapters: PassAdapters | undefined): LayerTree {
     const time = x.shape[1] as number;
-    const lowest = adapter ? adapter.layers.findIndex((modules) => modules.length > 0) : -1;
     const { rope, window } = this.#base.attention[layer]!;
     return {
       x,
       weights: this.#base.layers[layer]!,
-      lora: (adapter?.layerTensors(layer) ?? {}) as Record<
+      lora: (adapters?.layers[layer] ?? {}) as Record<
         string,
         LoraTensors & { [key: string]: Tensor | number }
       >,
       rope: rope.upTo(time) as { cos: Tensor; sin: Tensor },
       mask: this.#mask(time, window),
-      needsDx: layer !== lowest,
+      adapterOfRow: adapters?.adapterOfRow,
+      needsDx: layer !== (adapters?.lowest ?? -1),
     };
   }
 

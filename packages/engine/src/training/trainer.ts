@@ -20,8 +20,10 @@ import type { BaseModel } from '../models/base-model.ts';
 import { type MicroBatch, planBatches } from './batch-plan.ts';
 import { addInto } from './gradient-sum.ts';
 import { HeadPass } from './head-pass.ts';
+import { HeadRun } from './head-run.ts';
 import { disposeRecord, type ForwardRecord, LayerStack } from './layer-stack.ts';
 import { type EvaluatedLoss, evaluateLoss } from './loss-evaluation.ts';
+import { passAdapters, splitByAdapter } from './pass-adapters.ts';
 
 export interface TrainerOptions {
   /** Bytes of activations that one pass may keep; passes are cut to fit, and beyond it layers are computed twice. */
@@ -35,13 +37,27 @@ export interface TrainerResult {
   grads?: Tensor[];
 }
 
-interface Call {
+/** A call of one model. */
+export interface TrainerCall {
+  adapter: LoraAdapter;
+  request: ForwardBackwardRequest;
+}
+
+interface Call extends TrainerCall {
   loss: LossDefinition;
   config: LossConfig;
-  data: EngineDatum[];
   scale: number;
   /** Logprobs of the base model per datum, where the loss asked for them. */
   baseLogprobs: { input: string; values: Float32Array[] } | undefined;
+}
+
+/** Calls that run together, which have one loss and config: their datums in a row, and which call each is of. */
+interface Together {
+  calls: Call[];
+  data: EngineDatum[];
+  /** Per datum: its call, and its index there. */
+  owners: { call: number; index: number }[];
+  forwardOnly: boolean;
 }
 
 export class Trainer {
@@ -70,42 +86,41 @@ export class Trainer {
    * @throws EngineError (user) naming datum, field and value; the caller's gradients are then as they were.
    */
   *steps(adapter: LoraAdapter, request: ForwardBackwardRequest): Generator<void, TrainerResult> {
-    const call = yield* this.#prepare(request);
-    const outputs: Record<string, HostTensor>[] = new Array(call.data.length);
-    const parts: MetricsPart[] = [];
-    let grads: Tensor[] | undefined;
-    try {
-      for (const batch of this.#plan(call)) {
-        const pass = profiled(
-          'unit',
-          'train pass',
-          () => this.#runBatch(adapter, call, batch, request.forwardOnly, outputs),
-          () => ({ model: request.modelId, ...passArgs(batch, call.data) }),
-        );
-        parts.push(pass.metrics);
-        if (pass.grads) grads = addInto(grads, pass.grads);
-        yield;
-      }
-    } catch (error) {
-      tf.dispose(grads ?? []);
-      throw error;
-    }
-    return { outputs, metrics: foldMetrics(parts), grads };
+    const call = yield* this.#prepare({ adapter, request });
+    const [result] = yield* this.#run([call]);
+    return result!;
   }
 
-  *#prepare({ data, lossFn, lossFnConfig }: ForwardBackwardRequest): Generator<void, Call> {
+  /**
+   * Runs requests with one loss and config in passes that they share; of several with one adapter, the first result has the
+   * gradient of all. A request that fails leaves the others as they would have been.
+   */
+  *stepsTogether(requests: TrainerCall[]): Generator<void, (TrainerResult | Error)[]> {
+    const prepared: (Call | Error)[] = [];
+    for (const request of requests) prepared.push(yield* attempt(() => this.#prepare(request)));
+    const calls = prepared.filter((call): call is Call => !(call instanceof Error));
+    const shared = calls.length > 0 ? yield* attempt(() => this.#run(calls)) : [];
+    const results: (TrainerResult | Error)[] = [];
+    for (const call of prepared) {
+      if (call instanceof Error) results.push(call);
+      else if (!(shared instanceof Error)) results.push(shared[calls.indexOf(call)]!);
+      else {
+        const alone = yield* attempt(() => this.#run([call]));
+        results.push(alone instanceof Error ? alone : alone[0]!);
+      }
+    }
+    return results;
+  }
+
+  *#prepare({ adapter, request }: TrainerCall): Generator<void, Call> {
+    const { data, lossFn, lossFnConfig } = request;
     const loss = findLoss(lossFn);
     const config = parseLossConfig(loss, lossFnConfig);
     const baseInput = loss.baseLogprobsInput?.(config);
     checkDatums(loss, config, data, this.#base.config.vocabSize, this.#base.config.maxContextLength);
     loss.validate?.(data, config);
-    const call: Call = {
-      loss,
-      config,
-      data,
-      scale: loss.callScale?.(data, config) ?? 1,
-      baseLogprobs: undefined,
-    };
+    const scale = loss.callScale?.(data, config) ?? 1;
+    const call: Call = { adapter, request, loss, config, scale, baseLogprobs: undefined };
     if (baseInput) call.baseLogprobs = { input: baseInput, values: yield* this.logprobs(undefined, data) };
     return call;
   }
@@ -113,9 +128,10 @@ export class Trainer {
   /** Logprobs of every datum's targets, without loss or gradient; `undefined` adapter is the base model. */
   *logprobs(adapter: LoraAdapter | undefined, data: EngineDatum[]): Generator<void, Float32Array[]> {
     const result: Float32Array[] = new Array(data.length);
+    const adapters = adapter && passAdapters([adapter], this.#base.layers.length);
     for (const batch of planBatches(planItems(data), this.#maxTokens(0), 1)) {
       const ids = idsTensor(batch, data);
-      const x = this.#stack.forward(ids, adapter);
+      const x = this.#stack.forward(ids, adapters);
       const logprobs = this.#head.logprobs(x, adapter, batch, data);
       batch.datums.forEach((datum, row) => {
         result[datum] = rowOf(logprobs, batch, row, data[datum]!.tokens.length);
@@ -126,11 +142,42 @@ export class Trainer {
     return result;
   }
 
-  #plan(call: Call): MicroBatch[] {
-    const { data, loss, config } = call;
+  *#run(calls: Call[]): Generator<void, TrainerResult[]> {
+    const together: Together = {
+      calls,
+      data: calls.flatMap(({ request }) => request.data),
+      owners: calls.flatMap(({ request }, call) => request.data.map((_, index) => ({ call, index }))),
+      forwardOnly: calls[0]!.request.forwardOnly,
+    };
+    const outputs: Record<string, HostTensor>[][] = calls.map(() => []);
+    const parts: MetricsPart[][] = calls.map(() => []);
+    const grads = new Map<LoraAdapter, Tensor[]>();
+    try {
+      for (const batch of this.#plan(together)) {
+        const pass = profiled(
+          'unit',
+          'train pass',
+          () => this.#runBatch(together, batch, outputs, parts),
+          () => passArgs(together, batch),
+        );
+        for (const [adapter, added] of pass) grads.set(adapter, addInto(grads.get(adapter), added));
+        yield;
+      }
+    } catch (error) {
+      tf.dispose([...grads.values()].flat());
+      throw error;
+    }
+    return calls.map(({ adapter }, i) => {
+      const own = grads.get(adapter);
+      grads.delete(adapter);
+      return { outputs: outputs[i]!, metrics: foldMetrics(parts[i]!), ...(own ? { grads: own } : {}) };
+    });
+  }
+
+  #plan({ data, calls }: Together): MicroBatch[] {
     const items = planItems(data);
     const longest = Math.max(...items.map((item) => item.length));
-    return planBatches(items, this.#maxTokens(longest), loss.groupSize, loss.order?.(data, config));
+    return planBatches(items, this.#maxTokens(longest), calls[0]!.loss.groupSize ?? 1);
   }
 
   /** Tokens whose kept activations fit the budget, for sequences of this length. */
@@ -148,53 +195,85 @@ export class Trainer {
     return 4 * (linears.reduce((sum, outputs) => sum + outputs, 0) + config.numLayers * perLayer);
   }
 
+  /** One pass: forward, losses, and where wanted backward. Returns the gradients of each adapter's parameters. */
   #runBatch(
-    adapter: LoraAdapter,
-    call: Call,
+    together: Together,
     batch: MicroBatch,
-    forwardOnly: boolean,
-    outputs: Record<string, HostTensor>[],
-  ) {
-    const { data, loss } = call;
+    outputs: Record<string, HostTensor>[][],
+    parts: MetricsPart[][],
+  ): Map<LoraAdapter, Tensor[]> {
+    const { calls, data, owners, forwardOnly } = together;
+    const { loss, config } = calls[0]!;
+    const ownerOf = batch.datums.map((datum) => owners[datum]!);
+    const adapterOf = (row: number) => calls[ownerOf[row]?.call ?? ownerOf[0]!.call]!.adapter;
+    const adapters = passAdapters(
+      Array.from({ length: batch.height }, (_, row) => adapterOf(row)),
+      this.#base.layers.length,
+    );
     const inputs = padInputs(
       loss,
-      call.config,
+      config,
       batch.datums.map((i) => data[i]!),
       batch.width,
       batch.targetsPerPosition,
     );
-    if (call.baseLogprobs) fillRows(inputs[call.baseLogprobs.input]!, call.baseLogprobs.values, batch);
+    ownerOf.forEach(({ call, index }, row) => {
+      const { baseLogprobs } = calls[call]!;
+      if (baseLogprobs) inputs[baseLogprobs.input]!.set(baseLogprobs.values[index]!, row * rowSize(batch));
+    });
     const ids = idsTensor(batch, data);
     let record: ForwardRecord | undefined;
     let x: Tensor | undefined;
     try {
-      if (forwardOnly || adapter.layers.every((modules) => modules.length === 0))
-        x = this.#stack.forward(ids, adapter);
-      else ({ x, record } = this.#stack.forwardForTraining(ids, adapter, this.#mustRecompute(batch)));
+      if (forwardOnly || adapters.lowest < 0) x = this.#stack.forward(ids, adapters);
+      else ({ x, record } = this.#stack.forwardForTraining(ids, adapters, this.#mustRecompute(batch)));
       const known = !forwardOnly && loss.linearWeights ? inputs[loss.linearWeights]! : undefined;
+      const heads = new HeadRun(this.#head, x, adapters, adapterOf, batch, data);
+      const scales = ownerOf.map(({ call }) => calls[call]!.scale);
       const scored = known
-        ? this.#head.gradients(x, adapter, batch, data, negated(known, call.scale))
-        : { logprobs: this.#head.logprobs(x, adapter, batch, data), gradients: undefined };
-      const evaluated = evaluateLoss(
-        loss,
-        call.config,
-        call.scale,
-        batch,
-        data,
-        scored.logprobs,
-        inputs,
-        !forwardOnly && !known,
-      );
-      this.#collect(call, batch, scored.logprobs, evaluated, outputs);
-      if (forwardOnly) return { metrics: evaluated.metrics };
-      const head =
-        scored.gradients ?? this.#head.gradients(x, adapter, batch, data, evaluated.dlogprobs!).gradients;
-      const layerGrads = record ? this.#stack.backward(record, adapter, head.dx) : [];
+        ? heads.gradients(negated(known, scales, batch))
+        : { logprobs: heads.logprobs(), gradients: undefined };
+      const wantsGradient = !forwardOnly && !known;
+      const dlogprobs = wantsGradient ? new Float32Array(scored.logprobs.length) : undefined;
+      calls.forEach((call, c) => {
+        const rows = ownerOf.flatMap((owner, row) => (owner.call === c ? [row] : []));
+        if (rows.length === 0) return;
+        const part = partOf(batch, rows);
+        const logprobs = pickRows(scored.logprobs, batch, rows);
+        const partInputs = Object.fromEntries(
+          Object.entries(inputs).map(([name, values]) => [name, pickRows(values, batch, rows)]),
+        );
+        const evaluated = evaluateLoss(
+          loss,
+          config,
+          call.scale,
+          part,
+          data,
+          logprobs,
+          partInputs,
+          wantsGradient,
+        );
+        collect(call, together, part, logprobs, evaluated, outputs[c]!);
+        parts[c]!.push(evaluated.metrics);
+        rows.forEach((row, i) => {
+          const size = rowSize(batch);
+          dlogprobs?.set(evaluated.dlogprobs!.subarray(i * size, (i + 1) * size), row * size);
+        });
+      });
+      if (forwardOnly) return new Map();
+      const head = scored.gradients ?? heads.gradients(dlogprobs!).gradients;
+      const perLayer = record ? this.#stack.backward(record, adapters, head.dx) : [];
       if (!record) head.dx.dispose();
       record = undefined;
-      return { metrics: evaluated.metrics, grads: [...layerGrads, ...head.adapterGrads] };
+      const layerGrads = splitByAdapter(adapters, perLayer);
+      return new Map(
+        adapters.distinct.map((adapter, i) => [
+          adapter,
+          [...(layerGrads[i] ?? []), ...(head.adapterGrads.get(adapter) ?? [])],
+        ]),
+      );
     } finally {
-      tf.dispose([ids, ...(x ? [x] : [])]);
+      tf.dispose([ids, ...(x ? [x] : []), ...adapters.owned]);
       if (record) disposeRecord(record);
     }
   }
@@ -204,31 +283,42 @@ export class Trainer {
     return bytes > this.#options.activationBudgetBytes;
   }
 
-  #collect(
-    call: Call,
-    batch: MicroBatch,
-    logprobs: Float32Array,
-    evaluated: EvaluatedLoss,
-    outputs: Record<string, HostTensor>[],
-  ): void {
-    const lengths = batch.datums.map((i) => call.data[i]!.tokens.length);
-    const refuse = (problem: string) => new EngineError('user', `loss_fn "${call.loss.name}": ${problem}`);
-    const { elementwise, metrics } = evaluated;
-    const problem = elementwise && describeNonFinite(elementwise, lengths, batch.width, batch.datums);
-    if (problem) throw refuse(problem);
-    const loss = metrics.values['loss:sum'];
-    if (!Number.isFinite(loss)) throw refuse(`the loss is ${loss} over data[${batch.datums.join(', ')}].`);
-    batch.datums.forEach((datum, row) => {
-      const shape = call.data[datum]!.inputs.target_tokens!.shape;
-      outputs[datum] = {
-        logprobs: { dtype: 'float32', shape, data: rowOf(logprobs, batch, row, lengths[row]!) },
-      };
-    });
-  }
-
   dispose(): void {
     this.#stack.dispose();
   }
+}
+
+/** The value of a generator, or what it threw. */
+function* attempt<T>(start: () => Generator<void, T>): Generator<void, T | Error> {
+  try {
+    return yield* start();
+  } catch (error) {
+    return error as Error;
+  }
+}
+
+function collect(
+  { loss }: Call,
+  { data, owners }: Together,
+  batch: MicroBatch,
+  logprobs: Float32Array,
+  evaluated: EvaluatedLoss,
+  outputs: Record<string, HostTensor>[],
+): void {
+  const lengths = batch.datums.map((i) => data[i]!.tokens.length);
+  const indices = batch.datums.map((i) => owners[i]!.index);
+  const refuse = (problem: string) => new EngineError('user', `loss_fn "${loss.name}": ${problem}`);
+  const { elementwise, metrics } = evaluated;
+  const problem = elementwise && describeNonFinite(elementwise, lengths, batch.width, indices);
+  if (problem) throw refuse(problem);
+  const value = metrics.values['loss:sum'];
+  if (!Number.isFinite(value)) throw refuse(`the loss is ${value} over data[${indices.join(', ')}].`);
+  batch.datums.forEach((datum, row) => {
+    const { shape } = data[datum]!.inputs.target_tokens!;
+    outputs[indices[row]!] = {
+      logprobs: { dtype: 'float32', shape, data: rowOf(logprobs, batch, row, lengths[row]!) },
+    };
+  });
 }
 
 function planItems(data: EngineDatum[]) {
@@ -248,9 +338,29 @@ export function idsTensor(batch: MicroBatch, data: EngineDatum[]): Tensor {
 }
 
 /** A pass as profiles show it: real rows and tokens, and the shape that is computed. */
-function passArgs({ datums, height, width }: MicroBatch, data: EngineDatum[]) {
+function passArgs({ calls, data, owners }: Together, { datums, height, width }: MicroBatch) {
   const tokens = datums.reduce((sum, datum) => sum + data[datum]!.tokens.length, 0);
-  return { batch: datums.length, height, width, tokens };
+  const models = new Set(datums.map((datum) => calls[owners[datum]!.call]!.request.modelId));
+  return { model: [...models].join(), batch: datums.length, height, width, tokens };
+}
+
+/** Values of a row. */
+function rowSize({ width, targetsPerPosition }: MicroBatch): number {
+  return width * targetsPerPosition;
+}
+
+/** Some rows of a pass, as a pass of their own. */
+function partOf(batch: MicroBatch, rows: number[]): MicroBatch {
+  return { ...batch, datums: rows.map((row) => batch.datums[row]!), height: rows.length };
+}
+
+function pickRows(values: Float32Array, batch: MicroBatch, rows: number[]): Float32Array {
+  const size = rowSize(batch);
+  const picked = new Float32Array(rows.length * size);
+  rows.forEach((row, i) => {
+    picked.set(values.subarray(row * size, (row + 1) * size), i * size);
+  });
+  return picked;
 }
 
 function rowOf(
@@ -262,16 +372,8 @@ function rowOf(
   return values.slice(row * width * k, (row * width + length) * k);
 }
 
-function fillRows(
-  target: Float32Array,
-  rows: Float32Array[],
-  { datums, width, targetsPerPosition: k }: MicroBatch,
-): void {
-  datums.forEach((datum, row) => {
-    target.set(rows[datum]!, row * width * k);
-  });
-}
-
-function negated(weights: Float32Array, scale: number): Float32Array {
-  return weights.map((w) => -w * scale);
+/** −weight · scale of each row's call: the gradient of a loss that is linear in the logprobs. */
+function negated(weights: Float32Array, scales: number[], batch: MicroBatch): Float32Array {
+  const size = rowSize(batch);
+  return weights.map((weight, i) => -weight * (scales[Math.floor(i / size)] ?? 0));
 }

@@ -9,7 +9,7 @@ import type {
 import type { LoraAdapter } from '../lora/adapter.ts';
 import { type AdamState, adamwStep, createAdamState, disposeAdamState } from '../optimizer/adamw.ts';
 import { addInto } from './gradient-sum.ts';
-import type { Trainer } from './trainer.ts';
+import type { Trainer, TrainerResult } from './trainer.ts';
 
 export class TrainingModel {
   readonly baseModel: string;
@@ -30,9 +30,17 @@ export class TrainingModel {
     this.optimizer = optimizer;
   }
 
+  get trainer(): Trainer {
+    return this.#trainer;
+  }
+
   /** Adds the gradient of the sum loss; a request that fails adds nothing. */
   *forwardBackward(request: ForwardBackwardRequest): Generator<void, ForwardBackwardResult> {
-    const { outputs, metrics, grads } = yield* this.#trainer.steps(this.adapter, request);
+    return this.add(yield* this.#trainer.steps(this.adapter, request));
+  }
+
+  /** Adds what the trainer made of a request of this model. */
+  add({ outputs, metrics, grads }: TrainerResult): ForwardBackwardResult {
     if (grads) this.#grads = addInto(this.#grads, grads);
     return { outputs, metrics };
   }

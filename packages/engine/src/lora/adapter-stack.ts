@@ -1,7 +1,7 @@
 /** Puts the adapters of a decode batch side by side, so that rows of different adapters share every matrix product. */
 import { compile, type Tensor, type Tree, tf } from '@anneal/tensorflow';
 import type { LoraTensors } from '../layers/linear.ts';
-import type { AdaptedModule, LoraAdapter } from '../lora/adapter.ts';
+import type { AdaptedModule, LoraAdapter } from './adapter.ts';
 
 /** Adapters as the layer functions take them: per layer by module key, and the head's. */
 export interface StackedAdapters {
