@@ -211,3 +211,20 @@ test('kept prompts take no more than their budget', async () => {
   expect(await again(prompts[2]!)).toBe(61);
   expect(await again(prompts[1]!)).toBe(0);
 });
+
+test('a single prompt does not wait for all of another client’s', async () => {
+  const sampler = newSampler(2);
+  const ended: string[] = [];
+  const ask = (samplerId: string, i: number) =>
+    sampler
+      .submit(request([i + 3, ...greedy.prompt], { maxTokens: 3, temperature: 1 }, { samplerId }), undefined)
+      .then(() => ended.push(samplerId));
+  const many = Array.from({ length: 12 }, (_, i) => ask('busy', i));
+  while (ended.length === 0) {
+    sampler.work();
+    await Promise.resolve();
+  }
+  const single = ask('other', 50);
+  await finish(sampler, [...many, single]);
+  expect(ended.indexOf('other')).toBeLessThan(6);
+});

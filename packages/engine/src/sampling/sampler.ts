@@ -14,6 +14,7 @@ import { bucketWidth } from '../training/batch-plan.ts';
 import type { HeadPass } from '../training/head-pass.ts';
 import { checkSampleRequest, stopConditions } from './check-request.ts';
 import { Decoder } from './decoder.ts';
+import { FairTurns } from './fair-turns.ts';
 import { cancelled, type Job, type PrefillGroup, prefillArgs, type Running } from './job.ts';
 import { KvCache, RECENT, type SlotSource } from './kv-cache.ts';
 import { pickTokens } from './pick-tokens.ts';
@@ -51,6 +52,7 @@ export class Sampler {
   readonly #scorer: PromptScorer;
   readonly #cache: KvCache;
   readonly #prefixes: PrefixCache;
+  readonly #turns = new FairTurns();
   #prefilledLast = false;
   readonly #waiting: Job[] = [];
   /** By slot; undefined where a sequence has ended. */
@@ -170,7 +172,8 @@ export class Sampler {
     const group: PrefillGroup = [];
     let free = this.#options.maxSlots - this.activeSequences;
     let width = 0;
-    for (const job of this.#waiting) {
+    if (free <= 0) return group;
+    for (const job of this.#turns.ordered(this.#waiting)) {
       if (free <= 0) break;
       const first = group[0]?.job;
       if (first && job.adapter !== first.adapter) continue;
@@ -223,6 +226,8 @@ export class Sampler {
 
   #prefill(group: PrefillGroup): void {
     const [{ job }] = group as [PrefillGroup[number]];
+    for (const { job: given, count } of group)
+      this.#turns.note(given.request.samplerId, given.request.prompt.length + count);
     if (this.#goesInPieces(job)) this.#prefillPiece(group[0]!);
     else this.#prefillTogether(group);
   }
