@@ -6,7 +6,8 @@ import { type Tensor, tf } from '@anneal/tensorflow';
  *
  * One adapter for all rows: `a` [rank, in], `b` [out, rank]. One adapter per batch row: `a` [batch, rank, in],
  * `b` [batch, out, rank]. The scale alpha / rank is already multiplied into `a` or `b` by whoever stacks adapters, or
- * applied here when `scale` is given.
+ * applied here when `scale` is given. Several adapters joined: `a` [ranks, in], `b` [out, ranks], and a `mask` that leaves each batch
+ * row its own part, times its scale.
  *
  * Experts have one more dimension in front: `a` [experts or 1, rank, in], `b` [experts or 1, out, rank], and with several
  * adapters in a batch [adapters, experts or 1, ...] and `rows`.
@@ -15,6 +16,8 @@ export interface LoraTensors {
   a: Tensor;
   b: Tensor;
   scale: number;
+  /** Of joined adapters, [batch, 1, ranks]. */
+  mask?: Tensor;
   /** Of experts' adapters side by side: which of them each batch row has, int32 [batch]. */
   rows?: Tensor;
 }
@@ -31,7 +34,8 @@ export function linear(x: Tensor, weight: Tensor, lora?: LoraTensors, bias?: Ten
   const rows = tf.reshape(x, [batch * time, inFeatures]);
   let y: Tensor = tf.matMul(rows as never, weight as never, false, true);
   if (bias) y = tf.add(y, bias);
-  if (lora && lora.a.rank === 2) y = tf.add(y, lowRank(rows, lora));
+  if (lora?.mask) y = tf.add(y, ownPart(x, lora, lora.mask));
+  else if (lora && lora.a.rank === 2) y = tf.add(y, lowRank(rows, lora));
   const shaped = tf.reshape(y, [batch, time, outFeatures]);
   return lora && lora.a.rank === 3 ? tf.add(shaped, lowRank(x, lora)) : shaped;
 }
@@ -40,4 +44,14 @@ export function linear(x: Tensor, weight: Tensor, lora?: LoraTensors, bias?: Ten
 function lowRank(x: Tensor, { a, b, scale }: LoraTensors): Tensor {
   const reduced = tf.mul(tf.matMul(x as never, a as never, false, true), scale);
   return tf.matMul(reduced as never, b as never, false, true);
+}
+
+/** As {@link lowRank} of joined adapters: [batch · time, out]. */
+function ownPart(x: Tensor, { a, b }: LoraTensors, mask: Tensor): Tensor {
+  const [batch, time, inFeatures] = x.shape as [number, number, number];
+  const ranks = a.shape[0] as number;
+  const rows = tf.reshape(x, [batch * time, inFeatures]);
+  const reduced = tf.reshape(tf.matMul(rows as never, a as never, false, true), [batch, time, ranks]);
+  const own = tf.reshape(tf.mul(reduced, mask), [batch * time, ranks]);
+  return tf.matMul(own as never, b as never, false, true);
 }

@@ -100,6 +100,8 @@ export interface Architecture<C extends DecoderConfig = DecoderConfig> {
   cacheShape?(config: C): CacheShape;
   /** Layers have experts, whose numbers of rows are values: their functions cannot be compiled with XLA. */
   hasExperts?: boolean;
+  /** Layers use an adapter's A and B by themselves, not through `linear`: rows of a batch have matrices of their own then. */
+  takesAdaptersApart?: boolean;
   /** One decoder layer: [batch, time, hidden] → the same. */
   layer(config: C, input: LayerInput): Tensor;
   /** Final norm before the head: [rows, hidden] → the same. */

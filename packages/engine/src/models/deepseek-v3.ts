@@ -284,6 +284,7 @@ export const deepseekV3: Architecture<DeepseekV3Config> = {
     valueDim: latentSize,
   }),
   hasExperts: true,
+  takesAdaptersApart: true,
   layer,
   finalNorm: (config, x, weight) => rmsNorm(x, weight, config.normEps),
 };

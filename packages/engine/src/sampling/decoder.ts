@@ -8,7 +8,7 @@ import type { BaseModel } from '../models/base-model.ts';
 import { type KvCache, type PrefilledRows, RECENT } from './kv-cache.ts';
 import type { PromptRows } from './prompt-rows.ts';
 
-type LoraTree = Record<string, { a: Tensor; b: Tensor; scale: number; rows?: Tensor }>;
+type LoraTree = Record<string, { a: Tensor; b: Tensor; scale: number; rows?: Tensor; mask?: Tensor }>;
 
 interface PrefillTree {
   [key: string]: Tree;

@@ -228,3 +228,25 @@ test('a single prompt does not wait for all of another client’s', async () => 
   await finish(sampler, [...many, single]);
   expect(ended.indexOf('other')).toBeLessThan(6);
 });
+
+test('joined adapters are freed, and joined again when the batch has others', async () => {
+  const adapters = [4, 8].map((rank) =>
+    LoraAdapter.create(base, loraSpec({ rank, trainUnembed: rank === 8 })),
+  );
+  const sampler = newSampler(4, { prefixBudgetBytes: 0 });
+  const run = (rows: (LoraAdapter | undefined)[]) =>
+    finish(
+      sampler,
+      rows.map((row, i) =>
+        sampler.submit(request([i + 3, ...greedy.prompt], { maxTokens: 20 + 9 * i }), row),
+      ),
+    );
+  const both = async () => {
+    await run([adapters[0], adapters[1], undefined]);
+    await run([undefined, adapters[1]]);
+  };
+  await both();
+  const before = tf.memory().numTensors;
+  for (let i = 0; i < 3; i++) await both();
+  expect(tf.memory().numTensors).toBe(before);
+});

@@ -12,6 +12,7 @@ import { type StackedAdapters, stackAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { HeadPass } from '../training/head-pass.ts';
+import { BatchAdapters } from './batch-adapters.ts';
 import { checkSampleRequest, stopConditions } from './check-request.ts';
 import { Decoder } from './decoder.ts';
 import { FairTurns } from './fair-turns.ts';
@@ -57,6 +58,7 @@ export class Sampler {
   readonly #waiting: Job[] = [];
   /** By slot; undefined where a sequence has ended. */
   #running: (Running | undefined)[] = [];
+  readonly #batchAdapters: BatchAdapters;
   #adapters: StackedAdapters | undefined;
   sampledTokens = 0;
 
@@ -65,6 +67,7 @@ export class Sampler {
     this.#options = options;
     this.#decoder = new Decoder(base, { xla: options.xla });
     this.#scorer = new PromptScorer(base, head);
+    this.#batchAdapters = new BatchAdapters(base);
     this.#prefixes = new PrefixCache(options.prefixBudgetBytes ?? PREFIX_BYTES);
     this.#cache = new KvCache({ numLayers: base.config.numLayers, ...base.cacheShape() });
   }
@@ -401,10 +404,9 @@ export class Sampler {
       ...added.map(({ job, sequence }) => ({ job, sequence })),
     ];
     this.#running = Array.from({ length: slots }, (_, i) => entries[i]);
-    tf.dispose(this.#adapters?.owned ?? []);
     const first = entries[0]!.job.adapter;
     const rows = this.#running.map((entry) => (entry ? entry.job.adapter : first));
-    this.#adapters = stackAdapters(rows, this.#base.layers.length);
+    this.#adapters = this.#batchAdapters.of(rows);
   }
 
   #removeStarted(): void {
@@ -455,7 +457,7 @@ export class Sampler {
   #clear(): void {
     this.#running = [];
     this.#cache.dispose();
-    tf.dispose(this.#adapters?.owned ?? []);
+    this.#batchAdapters.dispose();
     this.#adapters = undefined;
   }
 
