@@ -1,6 +1,7 @@
 /** The command tree of `anneal`. */
 import { Command } from 'commander';
 import { benchCommand } from './commands/bench.ts';
+import { chatCommand } from './commands/chat.ts';
 import { checkpointCommand } from './commands/checkpoint.ts';
 import { completionCommand } from './commands/completion.ts';
 import { doctorCommand } from './commands/doctor.ts';
@@ -17,6 +18,7 @@ const commands = [
   modelCommand,
   runCommand,
   checkpointCommand,
+  chatCommand,
   keysCommand,
   completionCommand,
 ];

@@ -20,10 +20,21 @@ export function addRemoteOptions(command: Command): Command {
     .option('--json', 'print JSON');
 }
 
+/** Where the server is, and the key it takes. */
+export interface Connection {
+  baseUrl: string;
+  apiKey: string;
+}
+
 /** Runs `work` with a client, and turns the client's errors into one line for a person. */
-export async function withServer<T>(
+export function withServer<T>(options: RemoteOptions, work: (rest: RestClient) => Promise<T>): Promise<T> {
+  return withConnection(options, (connection) => work(new RestClient({ ...connection, retry: RETRY })));
+}
+
+/** {@link withServer} for work that makes its own client. */
+export async function withConnection<T>(
   options: RemoteOptions,
-  work: (rest: RestClient) => Promise<T>,
+  work: (connection: Connection) => Promise<T>,
 ): Promise<T> {
   const { TINKER_BASE_URL, TINKER_API_KEY, ANNEAL_API_KEY, ANNEAL_PORT } = process.env;
   const baseUrl = options.baseUrl || TINKER_BASE_URL || `http://127.0.0.1:${ANNEAL_PORT || 8123}`;
@@ -31,7 +42,7 @@ export async function withServer<T>(
   if (!apiKey)
     throw new CliError('--api-key: a key is needed; give it, or set TINKER_API_KEY', { exitCode: 2 });
   try {
-    return await work(new RestClient({ baseUrl, apiKey, retry: RETRY }));
+    return await work({ baseUrl: baseUrl.replace(/\/+$/, ''), apiKey });
   } catch (error) {
     throw explain(error, baseUrl);
   }
@@ -39,9 +50,7 @@ export async function withServer<T>(
 
 function explain(error: unknown, baseUrl: string): unknown {
   if (error instanceof APIConnectionError) {
-    return new CliError(`no answer from ${baseUrl}: is the server running there? (--base-url)`, {
-      cause: error,
-    });
+    return noAnswer(baseUrl, error);
   }
   if (error instanceof APIStatusError) return new CliError(detailOf(error), { cause: error });
   if (error instanceof z.ZodError) {
@@ -55,4 +64,37 @@ function explain(error: unknown, baseUrl: string): unknown {
 function detailOf({ body, message, status }: APIStatusError): string {
   const detail = typeof body === 'object' && body !== null && 'detail' in body ? body.detail : undefined;
   return typeof detail === 'string' ? detail : `${message} (status ${status})`;
+}
+
+function noAnswer(baseUrl: string, cause: unknown): CliError {
+  return new CliError(`no answer from ${baseUrl}: is the server running there? (--base-url)`, { cause });
+}
+
+/** What a refusal says: OpenAI's calls under `error.message`, the console's and the Tinker API's under `message` or `detail`. */
+const Refusal = z.union([
+  z.object({ error: z.object({ message: z.string() }) }).transform(({ error }) => error.message),
+  z.object({ detail: z.string() }).transform(({ detail }) => detail),
+  z.object({ message: z.string() }).transform(({ message }) => message),
+  z.object({ error: z.string() }).transform(({ error }) => error),
+]);
+
+/**
+ * One call that the client package has no method for.
+ *
+ * @throws CliError with the server's words when it refuses, or when there is no answer
+ */
+export async function callServer(
+  { baseUrl, apiKey }: Connection,
+  path: string,
+  { body, signal }: { body?: object; signal?: AbortSignal } = {},
+): Promise<Response> {
+  const headers = { authorization: `Bearer ${apiKey}`, 'content-type': 'application/json' };
+  const request = body ? { method: 'POST', body: JSON.stringify(body), headers } : { headers };
+  const response = await fetch(`${baseUrl}${path}`, { ...request, signal }).catch((cause) => {
+    signal?.throwIfAborted();
+    throw noAnswer(baseUrl, cause);
+  });
+  if (response.ok) return response;
+  const refusal = Refusal.safeParse(await response.json().catch(() => undefined));
+  throw new CliError(refusal.success ? refusal.data : `${path} failed with status ${response.status}`);
 }
