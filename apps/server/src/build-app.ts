@@ -27,6 +27,7 @@ import { checkpointRoutes } from './routes/checkpoints.ts';
 import { CONSOLE_API_PREFIX, consoleRoutes } from './routes/console/api.ts';
 import { downloadRoutes } from './routes/downloads.ts';
 import { futureRoutes } from './routes/futures.ts';
+import { addMetrics } from './routes/metrics.ts';
 import { modelRoutes } from './routes/models.ts';
 import { addOpenAiRoutes, OPENAI_PREFIXES } from './routes/openai/openai-api.ts';
 import type { RouteDeps, Routes } from './routes/route.ts';
@@ -96,6 +97,7 @@ export async function buildApp({ store, engine, config, consoleFolder, logger }:
       reply,
     ),
   );
+  if (services.metrics) await addMetrics(http, services.metrics, store.keys, config);
   const routes: RouteOptions[] = [];
   http.addHook('onRoute', (route) => void routes.push(route));
   if (config.docs) await addDocs(http);

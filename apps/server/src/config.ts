@@ -181,6 +181,16 @@ export const ServerConfig = z.strictObject({
     .describe('What is written to the log'),
   docs: z.boolean().default(true).describe('Serve the API documentation at /docs'),
   console: z.boolean().default(true).describe('Serve the web console at /'),
+  metrics: z
+    .enum(['off', 'on'])
+    .default('on')
+    .describe('Serve measurements for Prometheus at /metrics, to those with a key'),
+  metricsKey: z
+    .string()
+    .min(12)
+    .optional()
+    .describe('A key for /metrics alone, which shows the use of every owner; API keys show that of their own')
+    .meta({ secret: true }),
   metricSteps: z
     .int()
     .min(0)

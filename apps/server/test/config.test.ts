@@ -31,5 +31,5 @@ test('secrets are marked, so that nobody prints them', () => {
   const secret = Object.entries(ServerConfig.shape)
     .filter(([, setting]) => setting.meta()?.secret === true)
     .map(([key]) => key);
-  expect(secret.sort()).toEqual(['apiKey', 'databaseUrl']);
+  expect(secret.sort()).toEqual(['apiKey', 'databaseUrl', 'metricsKey']);
 });

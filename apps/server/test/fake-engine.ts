@@ -56,6 +56,8 @@ export class FakeEngine implements Engine {
   /** Added to the metrics of each pass. */
   extraMetrics: Record<string, number> = {};
   closed = false;
+  trainedTokens = 0;
+  sampledTokens = 0;
   /** Calls that were made, run or not. */
   received = 0;
   /** The latest request of each kind. */
@@ -95,8 +97,8 @@ export class FakeEngine implements Engine {
       waitingSequences: 0,
       numTensors: 0,
       rssBytes: 0,
-      trainedTokens: 0,
-      sampledTokens: 0,
+      trainedTokens: this.trainedTokens,
+      sampledTokens: this.sampledTokens,
     };
   }
 
@@ -145,7 +147,10 @@ export class FakeEngine implements Engine {
         return { logprobs: { dtype: 'float32' as const, shape: [logprobs.length], data: logprobs } };
       });
       const loss = -outputs.reduce((sum, { logprobs }) => sum + total(logprobs.data), 0);
-      if (!forwardOnly) state.gradient += loss;
+      if (!forwardOnly) {
+        state.gradient += loss;
+        this.trainedTokens += data.reduce((sum, { tokens }) => sum + tokens.length, 0);
+      }
       return { outputs, metrics: { 'loss:sum': loss, ...this.extraMetrics } };
     });
   }
@@ -201,7 +206,9 @@ export class FakeEngine implements Engine {
     if (!sampler) throw new EngineError('server', `sampler "${request.samplerId}" is not open`);
     const bad = request.prompt.find((token) => token >= VOCAB);
     if (bad !== undefined) throw new EngineError('user', `prompt: token ${bad} is not below ${VOCAB}`);
-    return sampleFrom(request, sampler.version);
+    const result = sampleFrom(request, sampler.version);
+    this.sampledTokens += result.sequences.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    return result;
   }
 
   async close(): Promise<void> {

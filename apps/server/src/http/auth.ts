@@ -26,14 +26,23 @@ interface Known {
   until: number;
 }
 
-/** Refuses requests without a valid `X-API-Key`. Some clients send `Authorization: Bearer` instead. */
-export function addAuth(app: FastifyInstance, keys: KeyStore): void {
+/**
+ * Refuses requests without a valid `X-API-Key`. Some clients send `Authorization: Bearer` instead.
+ *
+ * @param isOther Accepts a secret that is no API key; its requests have no owner.
+ */
+export function addAuth(
+  app: FastifyInstance,
+  keys: KeyStore,
+  isOther: (secret: string) => boolean = () => false,
+): void {
   const known = new Map<string, Known>();
   app.decorateRequest('owner', '');
   app.decorateRequest('apiKeyId', '');
   app.addHook('onRequest', async (request, reply) => {
     if (request.routeOptions.config.public) return;
     const secret = secretOf(request.headers);
+    if (secret !== undefined && isOther(secret)) return;
     const key = secret === undefined ? undefined : await find(secret);
     if (!key) {
       reply.header('www-authenticate', 'ApiKey');
@@ -57,7 +66,8 @@ export function addAuth(app: FastifyInstance, keys: KeyStore): void {
   }
 }
 
-function secretOf(headers: Record<string, string | string[] | undefined>): string | undefined {
+/** The key that came with a request. */
+export function secretOf(headers: Record<string, string | string[] | undefined>): string | undefined {
   const key = headers['x-api-key'];
   if (typeof key === 'string' && key !== '') return key;
   return /^Bearer (?<token>\S+)$/i.exec(String(headers.authorization ?? ''))?.groups?.token;

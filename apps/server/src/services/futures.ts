@@ -15,6 +15,20 @@ export interface FutureOptions {
   maxMs: number;
 }
 
+/** A request that ended, for those who count. */
+export interface Ended {
+  kind: string;
+  state: Outcome['state'];
+  seconds: number;
+}
+
+interface Live {
+  kind: string;
+  submittedAt: number;
+  /** Who waits for the result. */
+  waiters: Set<() => void>;
+}
+
 /** Rows of ended requests stay this long after the longest life of a result, to tell expired from unknown. */
 const FORGET_AFTER_MS = 24 * 3600 * 1000;
 const MARK_READ_EVERY_MS = 500;
@@ -27,8 +41,9 @@ export class FutureService {
   readonly #store: Store;
   readonly #log: FastifyBaseLogger;
   readonly #options: FutureOptions;
-  /** Unfinished requests of this process, with those who wait for them. */
-  readonly #live = new Map<string, Set<() => void>>();
+  /** Unfinished requests of this process. */
+  readonly #live = new Map<string, Live>();
+  readonly #endListeners = new Set<(ended: Ended) => void>();
   /** Who waits for any completion of a sampler. */
   readonly #samplerWaiters = new Map<string, Set<() => void>>();
   /** Ended, but the database refused the result. */
@@ -46,6 +61,12 @@ export class FutureService {
     return this.#live.size;
   }
 
+  /** Calls back when a request ends, until the returned function is called. */
+  onEnded(listener: (ended: Ended) => void): () => void {
+    this.#endListeners.add(listener);
+    return () => void this.#endListeners.delete(listener);
+  }
+
   /**
    * Records a request. False: it is a copy of one that is known, which must not run again.
    *
@@ -53,7 +74,9 @@ export class FutureService {
    */
   async submit(future: NewFuture): Promise<boolean> {
     const isFirst = !this.#live.has(future.requestId);
-    if (isFirst) this.#live.set(future.requestId, new Set());
+    if (isFirst) {
+      this.#live.set(future.requestId, { kind: future.kind, submittedAt: Date.now(), waiters: new Set() });
+    }
     let existing: FutureRow | undefined;
     try {
       existing = await this.#store.futures.submit(future);
@@ -76,6 +99,7 @@ export class FutureService {
       error: error.message,
       category: error.category,
     });
+    this.#tellEnd({ kind: future.kind, state: 'failed', seconds: 0 });
   }
 
   /** Ends a request, and records what it did to its run, before anyone hears of it. */
@@ -85,6 +109,11 @@ export class FutureService {
     } catch (error) {
       this.#log.error({ err: error, requestId }, 'a result could not be stored');
       this.#unstored.add(requestId);
+    }
+    const live = this.#live.get(requestId);
+    if (live) {
+      const { kind, submittedAt } = live;
+      this.#tellEnd({ kind, state: outcome.state, seconds: (Date.now() - submittedAt) / 1000 });
     }
     this.#wake(requestId);
   }
@@ -103,8 +132,8 @@ export class FutureService {
   async retrieve(requestId: string, owner: string, waitMs: number, signal?: AbortSignal): Promise<Retrieved> {
     const row = await this.#find(requestId, owner);
     if (row.state !== 'pending') return toRetrieved(row);
-    const waiters = this.#live.get(requestId);
-    if (waiters) await waitFor(waiters, waitMs, signal);
+    const live = this.#live.get(requestId);
+    if (live) await waitFor(live.waiters, waitMs, signal);
     if (this.#unstored.has(requestId)) {
       return {
         state: 'failed',
@@ -167,7 +196,8 @@ export class FutureService {
 
   /** Wakes everyone who waits, so that their connections end. */
   async close(): Promise<void> {
-    for (const waiters of [...this.#live.values(), ...this.#samplerWaiters.values()]) {
+    const unfinished = [...this.#live.values()].map(({ waiters }) => waiters);
+    for (const waiters of [...unfinished, ...this.#samplerWaiters.values()]) {
       for (const wake of waiters) wake();
     }
     await this.#flushRead();
@@ -189,9 +219,13 @@ export class FutureService {
   }
 
   #wake(requestId: string): void {
-    const waiters = this.#live.get(requestId);
+    const live = this.#live.get(requestId);
     this.#live.delete(requestId);
-    for (const wake of waiters ?? []) wake();
+    for (const wake of live?.waiters ?? []) wake();
+  }
+
+  #tellEnd(ended: Ended): void {
+    for (const listener of this.#endListeners) listener(ended);
   }
 
   async #flushRead(): Promise<void> {

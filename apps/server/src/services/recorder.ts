@@ -18,6 +18,14 @@ export type Recorded =
   | { type: 'rollouts'; owner: string; sessionId: string };
 
 type Counts = Omit<DayUsage, 'owner' | 'day'>;
+
+/** What an owner used just now. */
+export interface Used extends Counts {
+  owner: string;
+  /** Of an optimizer step: the time from its first pass to its end. */
+  stepSeconds?: number;
+}
+
 type Advantage = ReturnType<AdvantageMatcher['match']>[number];
 
 const FLUSH_MS = 500;
@@ -40,6 +48,7 @@ export class Recorder {
   readonly #settings = new Map<string, RunSettings>();
   readonly #matcher = new AdvantageMatcher();
   readonly #listeners = new Set<(recorded: Recorded) => void>();
+  readonly #usageListeners = new Set<(used: Used) => void>();
   #steps: (StepMetrics & { owner: string })[] = [];
   #rollouts: Rollout[] = [];
   #advantages: Advantage[] = [];
@@ -63,6 +72,12 @@ export class Recorder {
     return () => void this.#listeners.delete(listener);
   }
 
+  /** Calls back with each use as it is counted, until the returned function is called. */
+  onUsed(listener: (used: Used) => void): () => void {
+    this.#usageListeners.add(listener);
+    return () => void this.#usageListeners.delete(listener);
+  }
+
   /** Notes a forward-backward pass of a run. */
   passed(run: TrainingRun, pass: Pass): void {
     const step = this.#passes.get(run.id) ?? new StepAccumulator();
@@ -79,13 +94,17 @@ export class Recorder {
     const now = Date.now();
     const passes = this.#passes.get(run.id) ?? new StepAccumulator();
     this.#passes.delete(run.id);
-    this.#count(run.owner, { trainedTokens: passes.tokens, steps: 1, promptTokens: 0, sampledTokens: 0 });
+    const joined = passes.finish(adam, metrics, now, this.#lastEnds.get(run.id) ?? 0);
+    this.#lastEnds.set(run.id, now);
+    this.#count(
+      run.owner,
+      { trainedTokens: passes.tokens, steps: 1, promptTokens: 0, sampledTokens: 0 },
+      joined.step_seconds,
+    );
     if (this.#options.metricSteps > 0) {
-      const joined = passes.finish(adam, metrics, now, this.#lastEnds.get(run.id) ?? 0);
       this.#steps.push({ runId: run.id, owner: run.owner, step, at: now, metrics: joined });
       this.#steps.splice(0, this.#steps.length - MAX_WAITING_STEPS);
       this.#settings.set(run.id, settingsOf(passes.lossFn, adam));
-      this.#lastEnds.set(run.id, now);
     }
     this.#schedule();
   }
@@ -135,7 +154,9 @@ export class Recorder {
     await this.#store.rollouts.sweep(before.rollouts);
   }
 
-  #count(owner: string, counts: Counts): void {
+  #count(owner: string, counts: Counts, stepSeconds?: number): void {
+    const used = { owner, ...counts, ...(stepSeconds === undefined ? {} : { stepSeconds }) };
+    for (const listener of this.#usageListeners) listener(used);
     const day = dayOf(Date.now());
     const key = `${day} ${owner}`;
     const known = this.#usage.get(key);

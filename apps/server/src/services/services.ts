@@ -12,6 +12,7 @@ import { FutureService } from './futures.ts';
 import { KeyService } from './keys.ts';
 import { LiveFeed } from './live-feed.ts';
 import { LiveModels } from './live-models.ts';
+import { Metrics } from './metrics.ts';
 import { ModelService } from './models.ts';
 import { Monitor } from './monitor.ts';
 import { OpenAiGenerator } from './openai-generation.ts';
@@ -43,6 +44,8 @@ export interface Services {
   copies: CopyService;
   keys: KeyService;
   usage: UsageStore;
+  /** What Prometheus reads; absent when it is off. */
+  metrics: Metrics | undefined;
   openAi: { models: OpenAiModels; generator: OpenAiGenerator };
   /** What only the web console asks. */
   console: {
@@ -100,6 +103,7 @@ export async function createServices(
     copies: new CopyService(store, sessions, checkpoints),
     keys: new KeyService(store),
     usage: store.usage,
+    metrics: config.metrics === 'on' ? new Metrics({ monitor, recorder, futures, log }) : undefined,
     openAi: {
       models: openAiModels,
       generator: new OpenAiGenerator({
