@@ -53,3 +53,4 @@ export {
   type Tensor4D,
   tf,
 } from './tf.ts';
+export { triangularSolve } from './triangular-solve.ts';

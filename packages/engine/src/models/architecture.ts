@@ -5,6 +5,7 @@
 import type { Tensor } from '@anneal/tensorflow';
 import type { AttendFn } from '../layers/attention.ts';
 import type { LoraTensors } from '../layers/linear.ts';
+import type { RecurrentState } from '../layers/recurrent-state.ts';
 import type { RopeConfig, RopeTensors } from '../layers/rotary.ts';
 import type { WeightSource } from './weight-source.ts';
 
@@ -48,6 +49,8 @@ export interface LoraModule {
   outFeatures: number;
   /** For a map that every expert has; the path is then that of all of them. */
   experts?: ExpertsInfo;
+  /** For a map that is adapted as a whole or, in adapters with `splitFused`, row block by row block. */
+  form?: 'fused' | 'split';
 }
 
 export interface ExpertsInfo {
@@ -65,11 +68,18 @@ export interface ExpertsInfo {
  */
 export type ExpertLayout = 'apart' | 'alternating';
 
-/** What the cache keeps of a position, per layer. */
-export interface CacheShape {
+/** What the cache keeps of a layer: keys and values of every position, or one state that every position changes. */
+export type CacheShape = PositionsShape | StateShape;
+
+export interface PositionsShape {
   heads: number;
   keyDim: number;
   valueDim: number;
+}
+
+export interface StateShape {
+  /** By name, the shape of each part for one sequence. */
+  state: Record<string, number[]>;
 }
 
 export interface LayerInput {
@@ -80,6 +90,8 @@ export interface LayerInput {
   lora: Record<string, LoraTensors>;
   rope: RopeTensors;
   attend: AttendFn;
+  /** For layers whose {@link CacheShape} is a state; they call its `keep` and not `attend`. */
+  state: RecurrentState;
   /** True where `attend` looks at a cache besides the new positions. */
   decoding: boolean;
 }
@@ -97,7 +109,9 @@ export interface Architecture<C extends DecoderConfig = DecoderConfig> {
   /** For families whose layers differ in it; elsewhere every layer has the model's rope and no window. */
   layerAttention?(config: C, layer: number): LayerAttention;
   /** For families that cache something else than each key head's keys and values. */
-  cacheShape?(config: C): CacheShape;
+  cacheShape?(config: C, layer: number): CacheShape;
+  /** Values per token that a layer's mixing of positions keeps for a backward pass; elsewhere those of attention's matrix. */
+  mixingSize?(config: C, layer: number, length: number): number;
   /** Layers have experts, whose numbers of rows are values: their functions cannot be compiled with XLA. */
   hasExperts?: boolean;
   /** Layers use an adapter's A and B by themselves, not through `linear`: rows of a batch have matrices of their own then. */

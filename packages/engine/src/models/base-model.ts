@@ -78,10 +78,11 @@ export class BaseModel {
     return this.architecture.layerModules(this.config, layer);
   }
 
-  /** What a decode cache keeps of a position, per layer. */
-  cacheShape(): CacheShape {
+  /** What a decode cache keeps of each layer. */
+  cacheShapes(): CacheShape[] {
     const { numKvHeads: heads, headDim } = this.config;
-    return this.architecture.cacheShape?.(this.config) ?? { heads, keyDim: headDim, valueDim: headDim };
+    const usual = { heads, keyDim: headDim, valueDim: headDim };
+    return this.layers.map((_, layer) => this.architecture.cacheShape?.(this.config, layer) ?? usual);
   }
 
   headModule(): LoraModule {

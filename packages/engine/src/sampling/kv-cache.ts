@@ -1,57 +1,86 @@
 /**
- * Keys and values of the sequences in a decode batch.
+ * What the layers keep of the sequences in a decode batch: keys and values of their positions, or a state.
  *
  * Each slot's past lies in large tensors that decode steps only read; the last few steps' keys and values lie in small
  * "recent" ones that every step replaces. When those are full, or the batch changes, one gather builds the next past from
- * past, recent and freshly prefilled rows: it compacts, grows, shares prefixes and admits, all at once.
+ * past, recent and freshly prefilled rows: it compacts, grows, shares prefixes and admits, all at once. States are replaced
+ * by every step, and gathered when the batch changes.
  *
- * Layout: past [heads, slots, length, dim], recent [heads, slots, RECENT, dim]; keys and values may differ in dim.
+ * Layout: past [heads, slots, length, dim], recent [heads, slots, RECENT, dim], keys and values may differ in dim; states
+ * [slots, ...].
  */
 import { compile, type Tensor, tf } from '@anneal/tensorflow';
 import { MASKED } from '../layers/attention.ts';
-import type { CacheShape } from '../models/architecture.ts';
+import type { StateTensors } from '../layers/recurrent-state.ts';
+import type { CacheShape, PositionsShape } from '../models/architecture.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
+import type { CachedLayer, KeysAndValues, PrefilledRows } from './cached-rows.ts';
 import { PromptRows } from './prompt-rows.ts';
 
 /** Steps that the recent tensors hold. */
 export const RECENT = 16;
-
-/** Keys and values of prompts, [kvHeads, rows · width, dim] per layer. */
-export interface PrefilledRows {
-  k: Tensor[];
-  v: Tensor[];
-  width: number;
-}
 
 /** Where a new slot's past comes from: an old slot, or a prefilled row; and how many positions. */
 export type SlotSource =
   | { from: 'slot'; slot: number; length: number }
   | { from: 'prefill'; row: number; length: number };
 
-const rebuildTensors = compile(
+/** What a decode step reads of a layer, and replaces: `recent` or `state`. */
+export type SlotLayer = {
+  past?: KeysAndValues;
+  recent?: KeysAndValues;
+  state?: StateTensors;
+};
+
+type GatherInputs = {
+  /** Parts of positions, [heads, slots, length, dim] or [heads, positions, dim], joined along their positions. */
+  positions: Tensor[][];
+  /** Parts of states, joined along their slots. */
+  states: Tensor[][];
+  /** int32 [slots · length] and [slots] */
+  index: Tensor;
+  slotIndex: Tensor;
+  slots: number;
+  length: number;
+};
+
+const gatherTensors = compile(
   'kv_rebuild',
-  ({ pieces, index, slots, length }: { pieces: Tensor[][]; index: Tensor; slots: number; length: number }) =>
-    pieces.map((parts) => {
-      const flat = parts.map((part) => (part.rank === 4 ? flatten(part) : part));
-      const rows = flat.length === 1 ? flat[0]! : tf.concat(flat, 1);
-      const [kvHeads, , dim] = rows.shape as [number, number, number];
-      return tf.reshape(tf.gather(rows, index as never, 1), [kvHeads, slots, length, dim]);
+  ({ positions, states, index, slotIndex, slots, length }: GatherInputs) => ({
+    positions: positions.map((parts) => {
+      const rows = joined(
+        parts.map((part) => (part.rank === 4 ? flatten(part) : part)),
+        1,
+      );
+      const [heads, , dim] = rows.shape as [number, number, number];
+      return tf.reshape(tf.gather(rows, index as never, 1), [heads, slots, length, dim]) as Tensor;
     }),
+    states: states.map((parts) => tf.gather(joined(parts, 0), slotIndex as never)),
+  }),
 );
 
-function flatten(x: Tensor): Tensor {
-  const [kvHeads, slots, length, dim] = x.shape as [number, number, number, number];
-  return tf.reshape(x, [kvHeads, slots * length, dim]);
+function joined(parts: Tensor[], axis: number): Tensor {
+  return parts.length === 1 ? parts[0]! : tf.concat(parts, axis);
 }
 
-interface Shape extends CacheShape {
-  numLayers: number;
+function flatten(x: Tensor): Tensor {
+  const [heads, slots, length, dim] = x.shape as [number, number, number, number];
+  return tf.reshape(x, [heads, slots * length, dim]);
+}
+
+/** Bytes that slots of so many positions take. */
+export function cacheBytes(shapes: CacheShape[], slots: number, positions: number): number {
+  const values = shapes.map((shape) =>
+    'state' in shape
+      ? Object.values(shape.state).reduce((sum, part) => sum + part.reduce((a, b) => a * b, 1), 0)
+      : shape.heads * (shape.keyDim + shape.valueDim) * positions,
+  );
+  return 4 * slots * values.reduce((sum, count) => sum + count, 0);
 }
 
 export class KvCache {
-  readonly #shape: Shape;
-  #past: { k: Tensor[]; v: Tensor[] } = { k: [], v: [] };
-  #recent: { k: Tensor[]; v: Tensor[] } = { k: [], v: [] };
+  readonly #shapes: CacheShape[];
+  #layers: SlotLayer[] = [];
   slots = 0;
   /** Positions that a slot's past can hold. */
   capacity = 0;
@@ -62,8 +91,9 @@ export class KvCache {
   /** Steps taken in the recent window. */
   #step = 0;
 
-  constructor(shape: Shape) {
-    this.#shape = shape;
+  /** @param shapes Per layer */
+  constructor(shapes: CacheShape[]) {
+    this.#shapes = shapes;
   }
 
   get isFull(): boolean {
@@ -75,12 +105,9 @@ export class KvCache {
     return this.#step;
   }
 
-  get past() {
-    return this.#past;
-  }
-
-  get recent() {
-    return this.#recent;
+  /** Stays the cache's. */
+  layer(layer: number): SlotLayer {
+    return this.#layers[layer]!;
   }
 
   /** Positions of a slot so far, which is also the position of its next token. */
@@ -106,10 +133,13 @@ export class KvCache {
     return { past, recent };
   }
 
-  /** Takes the recent tensors that a step produced. */
-  advance(recent: { k: Tensor[]; v: Tensor[] }): void {
-    tf.dispose([...this.#recent.k, ...this.#recent.v]);
-    this.#recent = recent;
+  /** Takes the recent keys and values, or states, that a step produced. */
+  advance(made: CachedLayer[]): void {
+    this.#layers = this.#layers.map(({ past, recent, state }, layer) => {
+      tf.dispose([recent, state]);
+      const { positions, state: next } = made[layer]!;
+      return past ? { past, recent: positions } : { state: next };
+    });
     this.#step++;
   }
 
@@ -120,13 +150,13 @@ export class KvCache {
     capacity: number,
     prefilled: PrefilledRows | undefined,
   ): void {
-    const { k, v } = this.#gather(sources, slots, capacity, prefilled);
+    const gathered = this.#gather(sources, slots, capacity, prefilled);
     this.dispose();
-    this.#past = { k, v };
-    const { heads, keyDim, valueDim, numLayers } = this.#shape;
-    const empty = (dim: number) =>
-      Array.from({ length: numLayers }, () => tf.zeros([heads, slots, RECENT, dim]) as Tensor);
-    this.#recent = { k: empty(keyDim), v: empty(valueDim) };
+    this.#layers = gathered.map(({ positions, state }, layer) =>
+      positions
+        ? { past: positions, recent: emptyRecent(this.#shapes[layer] as PositionsShape, slots) }
+        : { state },
+    );
     this.slots = slots;
     this.capacity = capacity;
     this.#lengths = Array.from({ length: slots }, (_, i) => sources[i]?.length ?? 0);
@@ -137,35 +167,49 @@ export class KvCache {
   /** A copy of what a slot holds. */
   extract(slot: number): PromptRows {
     const length = this.length(slot);
-    const { k, v } = this.#gather([{ from: 'slot', slot, length }], 1, bucketWidth(length), undefined);
-    const rows = (tensors: Tensor[]) => tensors.map((tensor) => tf.squeeze(tensor, [1]) as Tensor);
-    const result = new PromptRows({ k: rows(k), v: rows(v) }, length);
-    tf.dispose([...k, ...v]);
-    return result;
+    const capacity = bucketWidth(length);
+    const gathered = this.#gather([{ from: 'slot', slot, length }], 1, capacity, undefined);
+    const layers = gathered.map(({ positions, state }): CachedLayer => {
+      if (!positions) return { state };
+      const rows = { k: tf.squeeze(positions.k, [1]) as Tensor, v: tf.squeeze(positions.v, [1]) as Tensor };
+      tf.dispose(positions);
+      return { positions: rows };
+    });
+    return new PromptRows(layers, length, capacity);
   }
 
+  /** Per layer past [heads, slots, capacity, dim] or state [slots, ...]. */
   #gather(
     sources: SlotSource[],
     slots: number,
     capacity: number,
     prefilled: PrefilledRows | undefined,
-  ): { k: Tensor[]; v: Tensor[] } {
-    const index = this.#index(sources, slots, capacity, prefilled);
+  ): CachedLayer[] {
     const keep = sources.some(({ from }) => from === 'slot');
-    const pieces = (kind: 'k' | 'v') =>
-      Array.from({ length: this.#shape.numLayers }, (_, layer) => [
-        ...(keep ? [this.#past[kind][layer]!, this.#recent[kind][layer]!] : []),
-        ...(prefilled ? [prefilled[kind][layer]!] : []),
-      ]);
-    const indices = tf.tensor1d(index, 'int32');
-    const tensors = rebuildTensors({
-      pieces: [...pieces('k'), ...pieces('v')],
-      index: indices,
-      slots,
-      length: capacity,
+    const old = (layer: number): SlotLayer => (keep ? this.#layers[layer]! : {});
+    const positions = this.#shapes.flatMap((shape, layer) => {
+      if ('state' in shape) return [];
+      const { past, recent } = old(layer);
+      const parts = [past, recent, prefilled?.layers[layer]?.positions].filter((part) => part !== undefined);
+      return [parts.map(({ k }) => k), parts.map(({ v }) => v)];
     });
-    indices.dispose();
-    return { k: tensors.slice(0, this.#shape.numLayers), v: tensors.slice(this.#shape.numLayers) };
+    const states = this.#shapes.flatMap((shape, layer) => {
+      if (!('state' in shape)) return [];
+      const parts = [old(layer).state, prefilled?.layers[layer]?.state].filter((part) => part !== undefined);
+      return Object.keys(shape.state).map((name) => parts.map((part) => part[name]!));
+    });
+    const indices = {
+      index: tf.tensor1d(this.#index(sources, slots, capacity, prefilled), 'int32') as Tensor,
+      slotIndex: tf.tensor1d(this.#slotIndex(sources, slots), 'int32') as Tensor,
+    };
+    const made = gatherTensors({ positions, states, ...indices, slots, length: capacity });
+    tf.dispose(indices);
+    return this.#shapes.map((shape): CachedLayer => {
+      if (!('state' in shape))
+        return { positions: { k: made.positions.shift()!, v: made.positions.shift()! } };
+      const parts = Object.keys(shape.state).map((name) => [name, made.states.shift()!]);
+      return { state: Object.fromEntries(parts) };
+    });
   }
 
   /** For every new position, its place in the concatenation of past, recent and prefilled rows. */
@@ -195,11 +239,25 @@ export class KvCache {
     return index;
   }
 
+  /** For every new slot, its place in the concatenation of old slots and prefilled rows. */
+  #slotIndex(sources: SlotSource[], slots: number): Int32Array {
+    const prefillStart = sources.some(({ from }) => from === 'slot') ? this.slots : 0;
+    return Int32Array.from({ length: slots }, (_, i) => {
+      const source = sources[i];
+      if (!source) return 0;
+      return source.from === 'slot' ? source.slot : prefillStart + source.row;
+    });
+  }
+
   dispose(): void {
-    tf.dispose([...this.#past.k, ...this.#past.v, ...this.#recent.k, ...this.#recent.v]);
-    this.#past = { k: [], v: [] };
-    this.#recent = { k: [], v: [] };
+    tf.dispose(this.#layers);
+    this.#layers = [];
     this.slots = 0;
     this.capacity = 0;
   }
+}
+
+function emptyRecent({ heads, keyDim, valueDim }: PositionsShape, slots: number): KeysAndValues {
+  const empty = (dim: number) => tf.zeros([heads, slots, RECENT, dim]) as Tensor;
+  return { k: empty(keyDim), v: empty(valueDim) };
 }

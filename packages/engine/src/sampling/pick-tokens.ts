@@ -1,7 +1,8 @@
 /** Chooses each row's next token from the head's output: greedy, by temperature on the device, or truncated on the host. */
 import { type Tensor, tf } from '@anneal/tensorflow';
 import type { LoraTensors } from '../layers/linear.ts';
-import type { Decoder, HeadOutput } from './decoder.ts';
+import type { Decoder } from './decoder.ts';
+import type { HeadOutput } from './head-outputs.ts';
 import type { Sequence, TopkRow } from './sequence.ts';
 import { type Candidates, drawFrom, sortedCandidates, truncate } from './truncate.ts';
 

@@ -1,4 +1,9 @@
-/** Prompts whose keys and values are kept, so that one that begins alike computes only the rest. Least recently used go first. */
+/**
+ * Prompts whose keys and values are kept, so that one that begins alike computes only the rest. Least recently used go first.
+ *
+ * A state is that after the last token and cannot be taken back: where layers have states, a kept prompt serves only those
+ * that begin with all of it.
+ */
 import type { LoraAdapter } from '../lora/adapter.ts';
 import type { PromptRows } from './prompt-rows.ts';
 
@@ -21,10 +26,13 @@ export class PrefixCache {
   /** Oldest first. */
   #entries: Entry[] = [];
   readonly #budgetBytes: number;
+  readonly #wholeOnly: boolean;
   #bytes = 0;
 
-  constructor(budgetBytes: number) {
+  /** @param options.wholeOnly Layers have states. */
+  constructor(budgetBytes: number, { wholeOnly }: { wholeOnly: boolean }) {
     this.#budgetBytes = budgetBytes;
+    this.#wholeOnly = wholeOnly;
   }
 
   get bytes(): number {
@@ -36,10 +44,16 @@ export class PrefixCache {
     let best: { entry: Entry; length: number } | undefined;
     for (const entry of this.#entries) {
       if (entry.adapter !== adapter) continue;
-      const length = Math.min(sharedLength(entry.tokens, tokens), tokens.length - 1);
+      const length = this.usableLength(entry.tokens, tokens);
       if (length >= MIN_SHARED && length > (best?.length ?? 0)) best = { entry, length };
     }
     return best && { rows: best.entry.rows, length: best.length };
+  }
+
+  /** How many of `tokens`, but never all, need not be computed if `kept` was. */
+  usableLength(kept: Int32Array, tokens: Int32Array): number {
+    const length = Math.min(sharedLength(kept, tokens), tokens.length - 1);
+    return this.#wholeOnly && length < kept.length ? 0 : length;
   }
 
   /** Notes that the prompt that begins like this was used again. */
@@ -48,27 +62,28 @@ export class PrefixCache {
     if (entry) this.#entries = [...this.#entries.filter((candidate) => candidate !== entry), entry];
   }
 
-  /** Takes rows over, unless a longer prompt has them; those of a beginning of `tokens` are dropped for them. */
+  /** Takes rows over, unless a kept prompt serves as well; kept ones that they serve better than are dropped. */
   put(adapter: LoraAdapter | undefined, tokens: Int32Array, rows: PromptRows): void {
     const isKnown = this.#entries.some(
-      (entry) => entry.adapter === adapter && sharedLength(entry.tokens, tokens) === tokens.length,
+      (entry) => entry.adapter === adapter && this.#contains(entry.tokens, tokens),
     );
     if (isKnown || tokens.length < MIN_SHARED || rows.bytes > this.#budgetBytes) {
       rows.dispose();
       return;
     }
-    this.#drop(
-      (entry) =>
-        entry.adapter === adapter &&
-        entry.tokens.length <= tokens.length &&
-        sharedLength(entry.tokens, tokens) === entry.tokens.length,
-    );
+    this.#drop((entry) => entry.adapter === adapter && this.#contains(tokens, entry.tokens));
     this.#entries.push({ adapter, tokens, rows });
     this.#bytes += rows.bytes;
     while (this.#bytes > this.#budgetBytes) {
       const oldest = this.#entries[0]!;
       this.#drop((entry) => entry === oldest);
     }
+  }
+
+  /** Whether rows of `longer` serve every prompt that those of `shorter` serve. */
+  #contains(longer: Int32Array, shorter: Int32Array): boolean {
+    if (this.#wholeOnly && longer.length !== shorter.length) return false;
+    return sharedLength(longer, shorter) === shorter.length;
   }
 
   /** Forgets what was computed with an adapter that is about to go. */

@@ -46,11 +46,11 @@ export class PromptPass {
     const first = this.#rows === undefined;
     const before = first ? hit : { rows: this.#rows!, length: this.#done };
     const { x, cached } = before
-      ? this.#decoder.extend(idTensor, before, adapters)
-      : this.#decoder.prefill(idTensor, adapters);
+      ? this.#decoder.extend(idTensor, count, before, adapters)
+      : this.#decoder.prefill(idTensor, [count], adapters);
     const capacity = bucketWidth(this.#done + count);
-    const rows = PromptRows.joined(before, cached, { from: 0, count, capacity });
-    tf.dispose([idTensor, ...cached.k, ...cached.v]);
+    const rows = PromptRows.joined(before, cached, { row: 0, count, capacity });
+    tf.dispose([idTensor, cached.layers]);
     this.#rows?.dispose();
     this.#rows = rows;
     if (!keepHidden) tf.dispose(this.#hidden.splice(0));
@@ -61,7 +61,7 @@ export class PromptPass {
 
   /**
    * What a finished pass has: hidden states before the final norm [1, positions, hidden], the last position's last, and the
-   * prompt's keys and values. The caller owns both.
+   * prompt's rows for the cache. The caller owns both.
    */
   take(): { x: Tensor; rows: PromptRows } {
     const x = this.#hidden.length === 1 ? this.#hidden[0]! : (tf.concat(this.#hidden, 1) as Tensor);

@@ -1,60 +1,63 @@
-/** Keys and values of one prompt so far: what a prefill in pieces adds to, and what later prompts begin with. */
+/** What is kept of one prompt so far: what a prefill in pieces adds to, and what later prompts begin with. */
 import { compile, type Tensor, tf } from '@anneal/tensorflow';
+import type { CachedLayer, PrefilledRows } from './cached-rows.ts';
 
-export interface LayerRows {
-  /** [heads, positions, dim] per layer */
-  k: Tensor[];
-  v: Tensor[];
-}
-
-const join = compile('join_rows', ({ pieces, index }: { pieces: Tensor[][]; index: Tensor }) =>
+const joinPositions = compile('join_rows', ({ pieces, index }: { pieces: Tensor[][]; index: Tensor }) =>
   pieces.map((parts) => tf.gather(parts.length === 1 ? parts[0]! : tf.concat(parts, 1), index as never, 1)),
 );
 
 export class PromptRows {
-  readonly k: Tensor[];
-  readonly v: Tensor[];
+  /** Positions [heads, capacity, dim]; states [1, ...], after the last of the `length` positions. */
+  readonly layers: CachedLayer[];
   /** Positions that hold something; those beyond are padding. */
   readonly length: number;
+  readonly capacity: number;
 
-  constructor({ k, v }: LayerRows, length: number) {
-    this.k = k;
-    this.v = v;
+  constructor(layers: CachedLayer[], length: number, capacity: number) {
+    this.layers = layers;
     this.length = length;
-  }
-
-  get capacity(): number {
-    return this.k[0]!.shape[1] as number;
+    this.capacity = capacity;
   }
 
   get bytes(): number {
-    return [...this.k, ...this.v].reduce((sum, { size }) => sum + 4 * size, 0);
+    return this.layers
+      .flatMap(({ positions, state }) => Object.values({ ...positions, ...state }))
+      .reduce((sum, { size }) => sum + 4 * size, 0);
   }
 
   /**
-   * The first `length` positions of `before`, if any, and then `count` positions of `added` from `from` on, padded to
-   * `capacity`. Takes nothing over.
+   * The first `length` positions of `before`, if any, and then the first `count` of a row of `added`, padded to `capacity`.
+   * Takes nothing over. A state is that of `added`, which began with what `before` left.
    */
   static joined(
     before: { rows: PromptRows; length: number } | undefined,
-    added: LayerRows,
-    { from, count, capacity }: { from: number; count: number; capacity: number },
+    added: PrefilledRows,
+    { row, count, capacity }: { row: number; count: number; capacity: number },
   ): PromptRows {
-    const offset = before?.rows.capacity ?? 0;
+    const start = (before?.rows.capacity ?? 0) + row * added.width;
     const kept = before?.length ?? 0;
     const index = Int32Array.from({ length: capacity }, (_, i) =>
-      i < kept ? i : i < kept + count ? offset + from + i - kept : 0,
+      i < kept ? i : i < kept + count ? start + i - kept : 0,
     );
-    const pieces = (kind: 'k' | 'v') =>
-      added[kind].map((tensor, layer) => [...(before ? [before.rows[kind][layer]!] : []), tensor]);
+    const pieces = added.layers.flatMap(({ positions }, layer) =>
+      (['k', 'v'] as const).flatMap((kind) => {
+        if (!positions) return [];
+        const earlier = before?.rows.layers[layer]?.positions;
+        return [[...(earlier ? [earlier[kind]] : []), positions[kind]]];
+      }),
+    );
     const indices = tf.tensor1d(index, 'int32') as Tensor;
-    const tensors = join({ pieces: [...pieces('k'), ...pieces('v')], index: indices });
+    const joined = pieces.length > 0 ? joinPositions({ pieces, index: indices }) : [];
     indices.dispose();
-    const layers = added.k.length;
-    return new PromptRows({ k: tensors.slice(0, layers), v: tensors.slice(layers) }, kept + count);
+    const layers = added.layers.map(({ positions, state }): CachedLayer => {
+      if (positions) return { positions: { k: joined.shift()!, v: joined.shift()! } };
+      const own = Object.entries(state!).map(([name, rows]) => [name, tf.slice(rows, row, 1)]);
+      return { state: Object.fromEntries(own) };
+    });
+    return new PromptRows(layers, kept + count, capacity);
   }
 
   dispose(): void {
-    tf.dispose([...this.k, ...this.v]);
+    tf.dispose(this.layers);
   }
 }

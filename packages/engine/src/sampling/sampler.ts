@@ -9,19 +9,21 @@ import { StopMatcher, type Tokenizer } from '@anneal/tokenizer';
 import { EngineError, type SampleOptions, type SampleRequest, type SampleResult } from '../engine.ts';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import { type StackedAdapters, stackAdapters } from '../lora/adapter-stack.ts';
+import type { CacheShape } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { HeadPass } from '../training/head-pass.ts';
 import { BatchAdapters } from './batch-adapters.ts';
+import type { PrefilledRows } from './cached-rows.ts';
 import { checkSampleRequest, stopConditions } from './check-request.ts';
 import { Decoder } from './decoder.ts';
 import { FairTurns } from './fair-turns.ts';
 import { cancelled, type Job, type PrefillGroup, prefillArgs, type Running } from './job.ts';
-import { KvCache, RECENT, type SlotSource } from './kv-cache.ts';
+import { cacheBytes, KvCache, RECENT, type SlotSource } from './kv-cache.ts';
 import { pickTokens } from './pick-tokens.ts';
-import { MIN_SHARED, PrefixCache, type PrefixHit, sharedLength } from './prefix-cache.ts';
+import { MIN_SHARED, PrefixCache, type PrefixHit } from './prefix-cache.ts';
 import { PromptPass } from './prompt-pass.ts';
-import { type LayerRows, PromptRows } from './prompt-rows.ts';
+import { PromptRows } from './prompt-rows.ts';
 import { PromptScorer, wantsPromptScores } from './prompt-scores.ts';
 import { Sequence } from './sequence.ts';
 
@@ -51,6 +53,7 @@ export class Sampler {
   readonly #options: SamplerOptions;
   readonly #decoder: Decoder;
   readonly #scorer: PromptScorer;
+  readonly #shapes: CacheShape[];
   readonly #cache: KvCache;
   readonly #prefixes: PrefixCache;
   readonly #turns = new FairTurns();
@@ -68,8 +71,11 @@ export class Sampler {
     this.#decoder = new Decoder(base, { xla: options.xla });
     this.#scorer = new PromptScorer(base, head);
     this.#batchAdapters = new BatchAdapters(base);
-    this.#prefixes = new PrefixCache(options.prefixBudgetBytes ?? PREFIX_BYTES);
-    this.#cache = new KvCache({ numLayers: base.config.numLayers, ...base.cacheShape() });
+    this.#shapes = base.cacheShapes();
+    this.#prefixes = new PrefixCache(options.prefixBudgetBytes ?? PREFIX_BYTES, {
+      wholeOnly: this.#shapes.some((shape) => 'state' in shape),
+    });
+    this.#cache = new KvCache(this.#shapes);
   }
 
   get activeSequences(): number {
@@ -192,12 +198,18 @@ export class Sampler {
         continue;
       const alone = this.#goesInPieces(job);
       if (alone && !first) return [{ job, count }];
-      if (alone || group.some((other) => beginsLike(job, other.job))) continue;
+      if (alone || group.some((other) => this.#beginsLike(job, other.job))) continue;
       group.push({ job, count });
       free -= count;
       width = nextWidth;
     }
     return group;
+  }
+
+  /** Whether it is better to wait for what the other's prompt leaves in the prefix cache. */
+  #beginsLike({ request: { prompt } }: Job, { request: other }: Job): boolean {
+    const usable = this.#prefixes.usableLength(other.prompt, prompt);
+    return usable >= MIN_SHARED && usable >= prompt.length / 2;
   }
 
   get #pieceTokens(): number {
@@ -221,10 +233,8 @@ export class Sampler {
   }
 
   #fitsMemory(job: Job, added: number): boolean {
-    const { heads, keyDim, valueDim } = this.#base.cacheShape();
-    const perPosition = 4 * this.#base.config.numLayers * heads * (keyDim + valueDim);
     const positions = Math.max(this.#cache.capacity, bucketWidth(job.request.prompt.length + RECENT));
-    return (this.activeSequences + added) * positions * perPosition <= this.#options.kvBudgetBytes;
+    return cacheBytes(this.#shapes, this.activeSequences + added, positions) <= this.#options.kvBudgetBytes;
   }
 
   #prefill(group: PrefillGroup): void {
@@ -244,7 +254,8 @@ export class Sampler {
     const adapter = group[0]!.job.adapter;
     const stacked = stackAdapters([adapter], this.#base.layers.length);
     const idTensor = tf.tensor2d(ids, [group.length, width], 'int32');
-    const { x, cached } = this.#decoder.prefill(idTensor, stacked);
+    const lengths = group.map(({ job }) => job.request.prompt.length);
+    const { x, cached } = this.#decoder.prefill(idTensor, lengths, stacked);
     group.forEach(({ job }, row) => {
       this.#scorePrompt(job, x, row, adapter);
     });
@@ -253,10 +264,10 @@ export class Sampler {
       const count = request.prompt.length;
       if (count < MIN_SHARED) return;
       const capacity = bucketWidth(count);
-      const rows = PromptRows.joined(undefined, cached, { from: row * width, count, capacity });
+      const rows = PromptRows.joined(undefined, cached, { row, count, capacity });
       this.#prefixes.put(adapter, request.prompt, rows);
     });
-    tf.dispose([idTensor, x, ...cached.k, ...cached.v]);
+    tf.dispose([idTensor, x, cached.layers]);
   }
 
   #prefillPiece({ job, count }: PrefillGroup[number]): void {
@@ -269,7 +280,7 @@ export class Sampler {
     job.pass = undefined;
     this.#scorePrompt(job, x, 0, adapter);
     const last = (x.shape[1] as number) - 1;
-    const cached = { k: rows.k, v: rows.v, width: rows.capacity };
+    const cached = { layers: rows.layers, width: rows.capacity };
     this.#start([{ job, count }], adapters, { x, width: rows.capacity, last: () => last }, cached);
     this.#prefixes.put(adapter, request.prompt, rows);
     x.dispose();
@@ -293,7 +304,7 @@ export class Sampler {
     group: PrefillGroup,
     stacked: StackedAdapters,
     hidden: { x: Tensor; width: number; last: (row: number, length: number) => number },
-    cached: LayerRows,
+    cached: PrefilledRows,
   ): void {
     const started = group.flatMap(({ job, count }, row) => {
       const sequences = job.sequences.slice(job.started, job.started + count);
@@ -304,7 +315,7 @@ export class Sampler {
     const last = started.map(({ job, row }) => hidden.last(row, job.request.prompt.length));
     this.#firstTokens(hidden.x, started, stacked, last);
     const alive = started.filter(({ job, sequence }) => !sequence.finished && !job.settled);
-    if (alive.length > 0) this.#rebuild(alive, { k: cached.k, v: cached.v, width: hidden.width });
+    if (alive.length > 0) this.#rebuild(alive, cached);
     for (const { job } of group) this.#settle(job);
   }
 
@@ -385,10 +396,7 @@ export class Sampler {
   }
 
   /** Builds the cache anew from running sequences and freshly prefilled ones. */
-  #rebuild(
-    added: (Running & { row: number })[],
-    prefilled: { k: Tensor[]; v: Tensor[]; width: number } | undefined,
-  ): void {
+  #rebuild(added: (Running & { row: number })[], prefilled: PrefilledRows | undefined): void {
     const kept = this.#running.flatMap((entry, slot) => (entry ? [{ entry, slot }] : []));
     const sources: SlotSource[] = [
       ...kept.map(({ slot }): SlotSource => ({ from: 'slot', slot, length: this.#cache.length(slot) })),
@@ -465,12 +473,6 @@ export class Sampler {
     this.#failAll(new EngineError('server', 'The engine is shutting down.'));
     this.#prefixes.dispose();
   }
-}
-
-/** Whether it is better to wait for what the other's prompt leaves in the prefix cache. */
-function beginsLike({ request: { prompt } }: Job, { request: other }: Job): boolean {
-  const shared = sharedLength(prompt, other.prompt);
-  return shared >= MIN_SHARED && shared >= prompt.length / 2;
 }
 
 /** Slots are padded to these counts, so that few shapes are compiled. */

@@ -54,6 +54,7 @@ export class LayerStack {
         lora: loraOfRows(lora, adapterOfRow),
         rope,
         attend: (q, k, v, options) => attend(q, k, v, mask, base.config.attentionScale, options?.sinks),
+        state: {},
         decoding: false,
       });
     };

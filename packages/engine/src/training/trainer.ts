@@ -188,11 +188,14 @@ export class Trainer {
 
   /** What a pass keeps per token with residuals: about the linear maps' outputs, the attention matrix and the layer's input. */
   #savedBytesPerToken(length: number): number {
-    const { config } = this.#base;
+    const { architecture, config } = this.#base;
+    const mixed = this.#base.layers.map(
+      (_, layer) => architecture.mixingSize?.(config, layer, length) ?? config.numHeads * length,
+    );
     const width = (module: LoraModule) => module.outFeatures * (module.experts?.perToken ?? 1);
     const linears = this.#base.layers.flatMap((_, layer) => this.#base.layerModules(layer).map(width));
-    const perLayer = config.hiddenSize + config.numHeads * length;
-    return 4 * (linears.reduce((sum, outputs) => sum + outputs, 0) + config.numLayers * perLayer);
+    const values = [...linears, ...mixed].reduce((sum, size) => sum + size, 0);
+    return 4 * (values + config.numLayers * config.hiddenSize);
   }
 
   /** One pass: forward, losses, and where wanted backward. Returns the gradients of each adapter's parameters. */

@@ -42,6 +42,7 @@ const EXPENSIVE = new Set([
   'Conv2D',
   'DepthwiseConv2dNative',
   'Cumsum',
+  'MatrixTriangularSolve',
   // Ends a grouped matrix product; the pieces before it have no known shape and never cross the cut.
   'EnsureShape',
 ]);

@@ -1,0 +1,22 @@
+/** What caches hold of a layer, in the layout that they gather from. */
+import type { Tensor } from '@anneal/tensorflow';
+import type { StateTensors } from '../layers/recurrent-state.ts';
+
+/** Keys [heads, positions, key dim] and values [heads, positions, value dim]. */
+export type KeysAndValues = {
+  k: Tensor;
+  v: Tensor;
+};
+
+/** One of the two, as the layer's `CacheShape` says: positions of rows one after another, or a state per row, [rows, ...]. */
+export type CachedLayer = {
+  positions?: KeysAndValues;
+  state?: StateTensors;
+};
+
+/** What a prefill leaves of its rows, per layer. */
+export interface PrefilledRows {
+  layers: CachedLayer[];
+  /** Positions of a row. */
+  width: number;
+}
