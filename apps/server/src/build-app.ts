@@ -19,6 +19,7 @@ import { addAuth } from './http/auth.ts';
 import { addBodyParsers } from './http/body-parsers.ts';
 import { addConsole } from './http/console-files.ts';
 import { sendError, toApiError } from './http/error-handler.ts';
+import { requestId, sendRequestIds } from './http/logging.ts';
 import { consumeRefused } from './http/sequenced-refusal.ts';
 import { logUnknownFields } from './http/unknown-fields.ts';
 import { closeUnusedConnections } from './http/unused-connections.ts';
@@ -79,6 +80,7 @@ const groups: Routes[] = [
 export async function buildApp({ store, engine, config, consoleFolder, logger }: AppDeps): Promise<App> {
   const http = Fastify({
     logger: logger ?? false,
+    genReqId: requestId,
     bodyLimit: config.bodyLimitMiB * MIB,
     keepAliveTimeout: KEEP_ALIVE_MS,
     requestTimeout: 0,
@@ -87,6 +89,7 @@ export async function buildApp({ store, engine, config, consoleFolder, logger }:
     exposeHeadRoutes: true,
     frameworkErrors: (error, request, reply) => void sendError(toApiError(error, request), request, reply),
   });
+  sendRequestIds(http);
   const services = await createServices(store, engine, config, http.log);
   const links = new SignedLinks(await store.settings.secret('downloads'), config.downloadMinutes * 60_000);
   http.setErrorHandler((error, request, reply) => sendError(toApiError(error, request), request, reply));

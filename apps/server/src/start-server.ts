@@ -5,6 +5,7 @@ import { FolderInUseError, lockFolder, type Store } from '@anneal/store';
 import { type App, buildApp } from './build-app.ts';
 import type { ServerConfig } from './config.ts';
 import { findConsole } from './http/console-files.ts';
+import { logOptions } from './http/logging.ts';
 import { openStore } from './open-store.ts';
 import { StartError } from './start-error.ts';
 import { startSweeping } from './sweeper.ts';
@@ -48,7 +49,7 @@ export async function startServer(config: ServerConfig, options: StartOptions = 
       engine,
       config,
       consoleFolder: findConsole(),
-      logger: loggerOf(config),
+      logger: logOptions(config),
     });
     closers.unshift(() => app.http.close());
     const url = await listen(app, config);
@@ -119,13 +120,6 @@ async function listen(app: App, config: ServerConfig): Promise<string> {
     const problem = code === 'EADDRINUSE' ? 'is in use: choose another port' : (cause as Error).message;
     throw new StartError(`port ${config.port} on ${config.host} ${problem}`, { cause });
   }
-}
-
-function loggerOf(config: ServerConfig) {
-  return {
-    level: config.logLevel,
-    redact: ['req.headers["x-api-key"]', 'req.headers.authorization', 'apiKey'],
-  };
 }
 
 function once(work: () => Promise<void>): () => Promise<void> {

@@ -5,6 +5,7 @@ import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
 import type * as z from 'zod';
 import { ApiError, codeOfStatus } from '../errors.ts';
+import { REQUEST_ID_HEADER } from './logging.ts';
 
 /** Whatever was thrown, as an error to show. */
 export function toApiError(error: unknown, request: FastifyRequest): ApiError {
@@ -29,6 +30,8 @@ export function toApiError(error: unknown, request: FastifyRequest): ApiError {
 /** Sends an error: always JSON with `detail`, because clients take an empty 400 for a fault on the way. */
 export function sendError(error: ApiError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   if (error.status >= 500) request.log.error({ err: error.cause ?? error }, error.message);
+  // A request that no route could take has passed no hook.
+  reply.header(REQUEST_ID_HEADER, request.id);
   if (error.retryAfter !== undefined) reply.header('retry-after', error.retryAfter);
   return reply
     .code(error.status)
