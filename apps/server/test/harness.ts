@@ -23,6 +23,8 @@ export interface Answer {
 
 export interface CallOptions {
   key?: string;
+  /** What the path comes after; default `/api/v1`. */
+  prefix?: string;
   headers?: Record<string, string>;
 }
 
@@ -49,7 +51,7 @@ export class TestServer {
     const payload = isBytes || body === undefined ? body : toJson(body);
     const response = await this.app.http.inject({
       method: method as 'GET',
-      url: `/api/v1${path}`,
+      url: `${options.prefix ?? '/api/v1'}${path}`,
       headers: {
         'x-api-key': options.key ?? this.key,
         ...(body === undefined ? {} : { 'content-type': type }),

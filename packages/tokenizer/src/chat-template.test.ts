@@ -52,6 +52,10 @@ test('errors name the template that is missing or does not parse', () => {
   expect(() => one("{{ strftime_now('%Q') }}").render(hello, {}, {})).toThrow(/%Q is not supported/);
 });
 
+test('a variable that a template cannot hold is an error of the template, not a crash', () => {
+  expect(() => one('x').render(hello, { variables: { big: 2n ** 70n } }, {})).toThrow(ChatTemplateError);
+});
+
 test('tools pick the template for them', () => {
   const both = new ChatTemplates(
     new Map([

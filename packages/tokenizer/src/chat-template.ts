@@ -73,8 +73,8 @@ export class ChatTemplates {
       documents: options.documents ?? null,
       add_generation_prompt: options.addGenerationPrompt ?? false,
     };
-    for (const [key, value] of Object.entries(variables)) environment.set(key, value);
     try {
+      for (const [key, value] of Object.entries(variables)) environment.set(key, value);
       const interpreter: RenderingInterpreter = new Interpreter(environment);
       return String(interpreter.run(program).value);
     } catch (error) {

@@ -76,6 +76,11 @@ export class OpenAiGenerator {
     this.#deps = deps;
   }
 
+  /** Prompts under way. */
+  get pending(): number {
+    return this.#pending;
+  }
+
   /**
    * Starts sampling. It ends early when `signal` is aborted or nobody reads the deltas any more.
    *

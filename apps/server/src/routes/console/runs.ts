@@ -8,8 +8,10 @@ const page = z.strictObject({
   limit: z.coerce.number().int().min(1).max(200).default(50),
   offset: z.coerce.number().int().min(0).default(0),
 });
+/** The largest number that the column of steps holds. */
+const MAX_STEP = 2 ** 31 - 1;
 const since = z.strictObject({
-  after: z.coerce.number().int().min(0).optional().describe('Only steps after this one'),
+  after: z.coerce.number().int().min(0).max(MAX_STEP).optional().describe('Only steps after this one'),
 });
 
 /** Training runs with their curves. */
