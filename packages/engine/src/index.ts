@@ -1,4 +1,5 @@
 export { type ImportBase, type ImportedAdapter, importPeft } from './checkpoints/import-peft.ts';
+export { readPeftConfig } from './checkpoints/peft-config.ts';
 export { writePeftFiles } from './checkpoints/peft-files.ts';
 export * from './engine.ts';
 export { type EngineOptions, LocalEngine } from './local-engine.ts';

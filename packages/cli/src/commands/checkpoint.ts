@@ -5,6 +5,7 @@ import { CliError, usageError } from '../errors.ts';
 import { bytes, facts, print, table } from '../output/print.ts';
 import { addRemoteOptions, type RemoteOptions, withServer } from '../remote.ts';
 import { addCheckpointImport } from './checkpoint-import.ts';
+import { addCheckpointMerge } from './checkpoint-merge.ts';
 import { naturalNumber, take } from './listing.ts';
 
 export function checkpointCommand(program: Command): Command {
@@ -40,6 +41,7 @@ export function checkpointCommand(program: Command): Command {
     .option('-o, --output <folder>', "new folder for the files (default: the checkpoint's name)")
     .action(download);
   addCheckpointImport(checkpoint);
+  addCheckpointMerge(checkpoint);
   return checkpoint;
 }
 
