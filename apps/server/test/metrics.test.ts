@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { onEachDatabase, type TestServer } from './harness.ts';
 
@@ -104,6 +105,19 @@ onEachDatabase((open) => {
     expect(series).toContain('method="(none)",route="(none)",status="404"');
     expect(series).not.toContain(model);
     expect(series).not.toContain('wp-login');
+  });
+
+  test('every query of the dashboard names a metric that is there', async () => {
+    const server = await open({ config });
+    await work(server);
+    const there = new Set([...(await scrape(server)).keys()].map((series) => series.split('{', 1)[0]));
+    const file = new URL('../../../deploy/grafana/dashboards/anneal.json', import.meta.url);
+    const { panels }: { panels: { targets: { expr: string }[] }[] } = JSON.parse(readFileSync(file, 'utf8'));
+    const named = panels.flatMap(({ targets }) =>
+      targets.flatMap(({ expr }) => expr.match(/\b(?:anneal|nodejs|process)_\w+/g) ?? ['']),
+    );
+    expect(named.length).toBeGreaterThan(10);
+    expect(named.filter((name) => !there.has(name))).toEqual([]);
   });
 
   test('two applications in one process count apart', async () => {
