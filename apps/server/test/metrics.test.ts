@@ -120,6 +120,17 @@ onEachDatabase((open) => {
     expect(named.filter((name) => !there.has(name))).toEqual([]);
   });
 
+  test('docs/operations.md names every metric, and no other', async () => {
+    const server = await open({ config });
+    await work(server);
+    const there = [...(await scrape(server)).keys()]
+      .filter((series) => series.startsWith('anneal_'))
+      .map((series) => series.split('{', 1)[0]?.replace(/_seconds_(?:bucket|sum|count)$/, '_seconds'));
+    const text = readFileSync(new URL('../../../docs/operations.md', import.meta.url), 'utf8');
+    const told = [...text.matchAll(/`(anneal_\w+)`/g)].map(([, name]) => name);
+    expect(new Set(told)).toEqual(new Set(there));
+  });
+
   test('two applications in one process count apart', async () => {
     const [busy, idle] = [await open({ config }), await open({ config })];
     await work(busy);
