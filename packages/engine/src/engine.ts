@@ -49,6 +49,8 @@ export interface LoraSpec {
   trainUnembed: boolean;
   /** Experts share one A of their gate and up maps and one B of their down maps; absent: each has its own. */
   shareExperts?: boolean;
+  /** Maps that a family fuses, such as linear attention's queries, keys and values, have an adapter for each part; absent: one. */
+  splitFused?: boolean;
 }
 
 export type TensorValues = Float32Array | Int32Array | BigInt64Array;

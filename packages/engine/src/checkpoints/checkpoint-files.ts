@@ -40,6 +40,7 @@ const Manifest = z.object({
     train_mlp: z.boolean(),
     train_unembed: z.boolean(),
     share_experts: z.boolean().optional(),
+    split_fused: z.boolean().optional(),
   }),
   /** Of models with experts: how transformers holds them. */
   expert_layout: z.enum(['apart', 'alternating']).optional(),
@@ -126,6 +127,7 @@ function manifestOf({ baseModel, lora: spec, step, modules }: AdapterToWrite): M
       train_mlp: spec.trainMlp,
       train_unembed: spec.trainUnembed,
       ...(spec.shareExperts ? { share_experts: true } : {}),
+      ...(spec.splitFused ? { split_fused: true } : {}),
     },
     ...(layout ? { expert_layout: layout } : {}),
   };
@@ -205,6 +207,7 @@ export function readCheckpointInfo(dir: string): CheckpointInfo {
       trainMlp: lora.train_mlp,
       trainUnembed: lora.train_unembed,
       ...(lora.share_experts ? { shareExperts: true } : {}),
+      ...(lora.split_fused ? { splitFused: true } : {}),
     },
   };
 }

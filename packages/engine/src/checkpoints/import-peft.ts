@@ -46,7 +46,7 @@ export async function importPeft(from: string, to: string, base: ImportBase): Pr
     checkWhole(found, modules);
     checkShapes(reader, found, modules, rank);
     const lora = specOf(found, modules, { rank, alpha });
-    const wanted = modules.filter(({ group }) => isTrained(lora, group));
+    const wanted = modules.filter((module) => isTrained(lora, module));
     const seed = lora.seed ?? 0n;
     const tensors = wanted.flatMap((module) => {
       const names = found.get(module.path);
@@ -167,7 +167,20 @@ function specOf(
     trainAttn: has('attn'),
     trainMlp: has('mlp'),
     trainUnembed: has('unembed'),
+    ...(formOf(found, modules) === 'split' ? { splitFused: true } : {}),
   };
+}
+
+/** How fused maps are adapted, if any is. */
+function formOf(found: Found, modules: LoraModule[]): LoraModule['form'] {
+  const [whole, part] = (['fused', 'split'] as const).map((form) =>
+    modules.find((module) => module.form === form && found.has(module.path)),
+  );
+  if (!whole || !part) return (whole ?? part)?.form;
+  throw new EngineError(
+    'user',
+    `${ADAPTER}: it adapts both ${whole.path} and ${part.path}: fused maps can be adapted whole or by their parts.`,
+  );
 }
 
 function modulesOf({ folder }: ImportBase): LoraModule[] {

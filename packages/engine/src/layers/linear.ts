@@ -34,10 +34,22 @@ export function linear(x: Tensor, weight: Tensor, lora?: LoraTensors, bias?: Ten
   const rows = tf.reshape(x, [batch * time, inFeatures]);
   let y: Tensor = tf.matMul(rows as never, weight as never, false, true);
   if (bias) y = tf.add(y, bias);
-  if (lora?.mask) y = tf.add(y, ownPart(x, lora, lora.mask));
-  else if (lora && lora.a.rank === 2) y = tf.add(y, lowRank(rows, lora));
   const shaped = tf.reshape(y, [batch, time, outFeatures]);
-  return lora && lora.a.rank === 3 ? tf.add(shaped, lowRank(x, lora)) : shaped;
+  return lora ? tf.add(shaped, loraUpdate(x, lora)) : shaped;
+}
+
+/**
+ * What an adapter adds to a linear map's output.
+ * @param x [batch, time, in]
+ * @returns [batch, time, out]
+ */
+export function loraUpdate(x: Tensor, lora: LoraTensors): Tensor {
+  if (lora.a.rank === 3) return lowRank(x, lora);
+  const [batch, time, inFeatures] = x.shape as [number, number, number];
+  const update = lora.mask
+    ? ownPart(x, lora, lora.mask)
+    : lowRank(tf.reshape(x, [batch * time, inFeatures]), lora);
+  return tf.reshape(update, [batch, time, update.shape[1] as number]);
 }
 
 /** scale · (x Aᵀ) Bᵀ, batched when A and B have a leading batch dimension. */

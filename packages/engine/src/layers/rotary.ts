@@ -47,6 +47,18 @@ export function applyRope(x: Tensor, { cos, sin }: RopeTensors): Tensor {
 }
 
 /**
+ * {@link applyRope} on each head's first dimensions, as many as `rope` has; the others stay as they are.
+ * @param x [batch, heads, time, dim]
+ */
+export function applyPartialRope(x: Tensor, rope: RopeTensors): Tensor {
+  const rotated = 2 * (rope.cos.shape[2] as number);
+  const dim = x.shape[3] as number;
+  if (rotated === dim) return applyRope(x, rope);
+  const [first, rest] = tf.split(x, [rotated, dim - rotated], -1) as [Tensor, Tensor];
+  return tf.concat([applyRope(first, rope), rest], -1);
+}
+
+/**
  * {@link applyRope} for checkpoints that pair dimensions (2i, 2i + 1). The result has the halves apart, in queries and keys
  * alike, which leaves their products the same.
  * @param x [batch, heads, time, dim]

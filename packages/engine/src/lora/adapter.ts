@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { type Tensor, tf } from '@anneal/tensorflow';
 import { EngineError, type LoraSpec } from '../engine.ts';
 import type { LoraTensors } from '../layers/linear.ts';
-import type { LoraGroup, LoraModule } from '../models/architecture.ts';
+import type { LoraModule } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { randomKey, uniformArray } from '../random/counter-random.ts';
 import { type LoraShapeSpec, loraShapes, sizeOf } from './shapes.ts';
@@ -50,7 +50,7 @@ export class LoraAdapter {
       const shapes = loraShapes(module, spec);
       return { module, a: tf.tensor(a, shapes.a), b: tf.tensor(b, shapes.b) };
     };
-    const wanted = (module: LoraModule) => isTrained(spec, module.group);
+    const wanted = (module: LoraModule) => isTrained(spec, module);
     const layers = base.layers.map((_, layer) => base.layerModules(layer).filter(wanted).map(adapt));
     const head = spec.trainUnembed ? adapt(base.headModule()) : undefined;
     return new LoraAdapter(spec, layers, head);
@@ -125,8 +125,9 @@ export function initialA(module: LoraModule, spec: LoraShapeSpec, seed: bigint):
   return uniformArray(randomKey(module.path, seed), sizeOf(a), 1 / Math.sqrt(module.inFeatures));
 }
 
-/** Whether an adapter has modules of this group. */
-export function isTrained(spec: LoraSpec, group: LoraGroup): boolean {
+/** Whether an adapter has this module. */
+export function isTrained(spec: LoraSpec, { group, form }: LoraModule): boolean {
+  if (form && form !== (spec.splitFused ? 'split' : 'fused')) return false;
   return { attn: spec.trainAttn, mlp: spec.trainMlp, unembed: spec.trainUnembed }[group];
 }
 

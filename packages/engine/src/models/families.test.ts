@@ -17,7 +17,9 @@ import { TrainingModel } from '../training/training-model.ts';
 import { BaseModel } from './base-model.ts';
 
 /** What the fixtures grant an fp32 engine; gradients relative to the tensor's largest entry. */
-const TOLERANCE = { logits: 2e-4, logprobs: 1e-4, loss: 1e-6, gradient: 1e-4, after: 2e-5 };
+const USUAL = { logits: 2e-4, logprobs: 1e-4, loss: 1e-6, gradient: 1e-4, after: 2e-5 };
+/** The delta rule is touchier than attention, in torch's float32 too. */
+const WITH_DELTA_RULE = { logits: 2e-3, logprobs: 1e-3, loss: 5e-6, gradient: 1e-3, after: 2e-4 };
 
 const families = readdirSync(fixturePath('arch'));
 
@@ -38,6 +40,8 @@ const headLogits = compile('test_logits', ({ h, head }: { h: Tensor; head: Tenso
 describe.each(families)('%s', (family) => {
   const fixture = archFixture(family);
   const base = BaseModel.load(fixture.modelDir, 'auto');
+  const hasState = base.cacheShapes().some((shape) => 'state' in shape);
+  const TOLERANCE = hasState ? WITH_DELTA_RULE : USUAL;
   const variants = Object.keys(fixture.reference.lora);
   const trainer = new Trainer(base, { activationBudgetBytes: 1e9 });
   const request = (data: EngineDatum[]) => ({
@@ -53,7 +57,8 @@ describe.each(families)('%s', (family) => {
     const { rank, alpha, adapters, options } = fixture.reference.lora[variant]!;
     const file = fixture.lora(variant);
     const trainUnembed = adapters.some(({ key }) => key === 'lm_head');
-    const spec = loraSpec({ rank, alpha, trainUnembed, shareExperts: options?.shared });
+    const splitFused = adapters.some(({ key }) => key.endsWith('.in_proj_q'));
+    const spec = loraSpec({ rank, alpha, trainUnembed, shareExperts: options?.shared, splitFused });
     const adapter = LoraAdapter.from(base, spec, (module) => ({
       a: file.readFloat32Sync(`init.${module.path}.lora_A.weight`),
       b: file.readFloat32Sync(`init.${module.path}.lora_B.weight`),

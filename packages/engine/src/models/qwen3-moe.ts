@@ -89,7 +89,11 @@ function layerModules(config: Qwen3MoeConfig, layer: number): LoraModule[] {
 }
 
 /** Softmax over all experts, then the best of them. */
-function route(config: Qwen3MoeConfig, x: Tensor, router: Tensor): Routing {
+export function route(
+  config: Pick<Qwen3MoeConfig, 'numExperts' | 'expertsPerToken' | 'normalised'>,
+  x: Tensor,
+  router: Tensor,
+): Routing {
   const logits = linear(x, router);
   const probabilities = tf.softmax(tf.reshape(logits, [-1, config.numExperts]));
   const chosen = topExperts(probabilities, config.expertsPerToken);

@@ -9,6 +9,8 @@ import { mistral } from './mistral.ts';
 import { olmo2 } from './olmo2.ts';
 import { qwen2 } from './qwen2.ts';
 import { qwen3 } from './qwen3.ts';
+import { qwen35 } from './qwen3-5.ts';
+import { qwen35Moe } from './qwen3-5-moe.ts';
 import { qwen3Moe } from './qwen3-moe.ts';
 
 const ARCHITECTURES: Architecture[] = [
@@ -18,6 +20,8 @@ const ARCHITECTURES: Architecture[] = [
   qwen2,
   qwen3,
   qwen3Moe,
+  qwen35,
+  qwen35Moe,
   gemma3,
   gptOss,
   deepseekV3,

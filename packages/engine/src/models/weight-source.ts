@@ -19,27 +19,50 @@ import { EngineError } from '../engine.ts';
  */
 export type Precision = 'auto' | 'fp32' | 'bf16' | 'int8';
 
-/** A tensor of the checkpoint as it is, or one that is made of parts. */
-export type WeightSource = string | StackedWeights;
+/** A tensor of the checkpoint as it is, one that no product reads, or one that is made of parts. */
+export type WeightSource = string | WideWeight | StackedWeights;
+
+/** Kept in float32 whatever the precision: small, and more exact than it would be otherwise. */
+export interface WideWeight {
+  wide: string;
+}
 
 /** A tensor [parts, ...]; its parts are read one after another, so that no more than one is held besides the result. */
 export interface StackedWeights {
   shape: number[];
   /** Row-major values of one part. */
   part(reader: SafetensorsReader, index: number): Float32Array;
-  /** Where each part is a stored tensor: its name. */
-  names?: readonly string[];
+  /** Where each part is, if it is stored as it is. */
+  shares?(reader: SafetensorsReader): readonly StoredShare[];
+}
+
+/** One of `of` equal pieces, in row-major order, of a stored tensor. */
+export interface StoredShare {
+  name: string;
+  /** The stored tensor's. */
+  shape: readonly number[];
+  index: number;
+  of: number;
 }
 
 /** Equal tensors of the checkpoint, one part each. */
 export function stacked(names: string[], shape: number[]): StackedWeights {
+  const shares = names.map((name): StoredShare => ({ name, shape, index: 0, of: 1 }));
+  return stackedShares(() => shares, [names.length, ...shape]);
+}
+
+/** Pieces of stored tensors, one part each. */
+export function stackedShares(
+  shares: (reader: SafetensorsReader) => readonly StoredShare[],
+  shape: number[],
+): StackedWeights {
   return {
-    shape: [names.length, ...shape],
-    names,
-    part: (reader, index) => {
-      const name = names[index]!;
-      expectStored(reader, name, shape);
-      return finite(reader.readFloat32Sync(name), name);
+    shape,
+    shares,
+    part: (reader, at) => {
+      const { name, shape: stored, index, of } = shares(reader)[at]!;
+      expectStored(reader, name, stored);
+      return finite(reader.readFloat32PartSync(name, index, of), name);
     },
   };
 }
@@ -49,9 +72,8 @@ export function stacked(names: string[], shape: number[]): StackedWeights {
  * @throws EngineError (user) for a tensor that is missing, misshapen or not finite.
  */
 export function loadWeight(reader: SafetensorsReader, source: WeightSource, precision: Precision): Tensor {
-  return typeof source === 'string'
-    ? loadTensor(reader, source, precision)
-    : loadParts(reader, source, precision);
+  if (typeof source === 'string') return loadTensor(reader, source, precision);
+  return 'wide' in source ? loadTensor(reader, source.wide, 'fp32') : loadParts(reader, source, precision);
 }
 
 function loadTensor(reader: SafetensorsReader, name: string, precision: Precision): Tensor {
@@ -63,7 +85,7 @@ function loadTensor(reader: SafetensorsReader, name: string, precision: Precisio
     return int8Tensor(quantiseRows(finite(reader.readFloat32Sync(name), name), width), shape);
   }
   if (isKeptNarrow(precision, shape, [info.dtype])) {
-    if (info.dtype === 'BF16') return bfloat16Tensor(bitsOf(reader, name), shape);
+    if (info.dtype === 'BF16') return bfloat16Tensor(bitsOf(reader, { name, shape, index: 0, of: 1 }), shape);
     return bfloat16Tensor(float32ToBfloat16(finite(reader.readFloat32Sync(name), name)), shape);
   }
   return upload(tf.tensor(finite(reader.readFloat32Sync(name), name), shape, 'float32'));
@@ -76,49 +98,43 @@ function isKeptNarrow(precision: Precision, shape: number[], stored: string[] | 
   return backendInfo().compiled && (stored?.every((dtype) => dtype === 'BF16') ?? false);
 }
 
-function dtypeOf(reader: SafetensorsReader, name: string): string {
-  expectStored(reader, name);
-  return reader.info(name).dtype;
-}
-
-/** A BF16 tensor as it is stored. */
-function bitsOf(reader: SafetensorsReader, name: string): Uint16Array {
-  const bytes = reader.readSync(name);
+/** A BF16 tensor, or a piece of it, as it is stored. */
+function bitsOf(reader: SafetensorsReader, { name, shape, index, of }: StoredShare): Uint16Array {
+  expectStored(reader, name, shape);
+  const size = reader.info(name).byteLength / of;
+  const bytes = reader.readPartSync(name, index * size, (index + 1) * size);
   return new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
 }
 
-function loadParts(
-  reader: SafetensorsReader,
-  { shape, part, names }: StackedWeights,
-  precision: Precision,
-): Tensor {
+function dtypeOf(reader: SafetensorsReader, { name, shape }: StoredShare): string {
+  expectStored(reader, name, shape);
+  return reader.info(name).dtype;
+}
+
+function loadParts(reader: SafetensorsReader, source: StackedWeights, precision: Precision): Tensor {
+  const { shape } = source;
   const [parts, ...rest] = shape as [number, ...number[]];
   const size = rest.reduce((a, b) => a * b, 1);
+  const shares = source.shares?.(reader);
+  const part = (index: number) => source.part(reader, index);
   if (precision === 'int8' && shape.length >= 3) {
     const width = shape.at(-1) as number;
     const packedSize = (size / width) * (width + SCALE_BYTES);
     const packed = new Int8Array(parts * packedSize);
-    for (let i = 0; i < parts; i++) packed.set(quantiseRows(part(reader, i), width), i * packedSize);
+    for (let i = 0; i < parts; i++) packed.set(quantiseRows(part(i), width), i * packedSize);
     return int8Tensor(packed, shape);
   }
-  if (
-    isKeptNarrow(
-      precision,
-      shape,
-      names?.map((name) => dtypeOf(reader, name)),
-    )
-  ) {
+  const stored = shares?.map((share) => dtypeOf(reader, share));
+  if (isKeptNarrow(precision, shape, stored)) {
     const bits = new Uint16Array(parts * size);
     for (let i = 0; i < parts; i++) {
-      const name = names?.[i];
-      if (name !== undefined) expectStored(reader, name, rest);
-      const asStored = name !== undefined && reader.info(name).dtype === 'BF16';
-      bits.set(asStored ? bitsOf(reader, name) : float32ToBfloat16(part(reader, i)), i * size);
+      const values = stored?.[i] === 'BF16' ? bitsOf(reader, shares![i]!) : float32ToBfloat16(part(i));
+      bits.set(values, i * size);
     }
     return bfloat16Tensor(bits, shape);
   }
   const values = new Float32Array(parts * size);
-  for (let i = 0; i < parts; i++) values.set(part(reader, i), i * size);
+  for (let i = 0; i < parts; i++) values.set(part(i), i * size);
   return upload(tf.tensor(values, shape, 'float32'));
 }
 
