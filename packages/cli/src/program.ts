@@ -9,6 +9,7 @@ import { keysCommand } from './commands/keys.ts';
 import { modelCommand } from './commands/model.ts';
 import { runCommand } from './commands/run.ts';
 import { serveCommand } from './commands/serve.ts';
+import { trainCommand } from './commands/train.ts';
 import { version } from './version.ts';
 
 const commands = [
@@ -16,6 +17,7 @@ const commands = [
   doctorCommand,
   benchCommand,
   modelCommand,
+  trainCommand,
   runCommand,
   checkpointCommand,
   chatCommand,

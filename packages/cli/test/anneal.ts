@@ -17,10 +17,19 @@ export interface Ended {
   stderr: string;
 }
 
-/** The command's end. `input` is piped in; without it there is none. */
+export interface Running {
+  server?: SpawnedServer;
+  /** Piped in; without it there is none. */
+  input?: string;
+  env?: NodeJS.ProcessEnv;
+  /** Press Ctrl-C when this is in the output. */
+  interruptAt?: string;
+}
+
+/** The command's end. */
 export function anneal(
   args: string[],
-  { server, input = '', env = {} }: { server?: SpawnedServer; input?: string; env?: NodeJS.ProcessEnv } = {},
+  { server, input = '', env = {}, interruptAt }: Running = {},
 ): Promise<Ended> {
   const reached = server ? { TINKER_BASE_URL: server.url, TINKER_API_KEY: server.apiKey } : {};
   const child = spawn(
@@ -29,7 +38,11 @@ export function anneal(
     { env: { ...process.env, ...reached, ...env } },
   );
   let [stdout, stderr] = ['', ''];
-  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    const isNew = interruptAt !== undefined && !stdout.includes(interruptAt);
+    stdout += text;
+    if (isNew && stdout.includes(interruptAt)) child.kill('SIGINT');
+  });
   child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
   child.stdin.on('error', () => {}).end(input);
   return new Promise((resolve) => child.once('close', (status) => resolve({ status, stdout, stderr })));

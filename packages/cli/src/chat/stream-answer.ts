@@ -36,13 +36,6 @@ const Chunk = z.object({
   usage: Usage.nullish(),
 });
 const Failure = z.object({ error: z.object({ message: z.string() }) });
-const Models = z.object({ data: z.array(z.object({ id: z.string() })) });
-
-/** Names of the models that can be asked. */
-export async function modelNames(connection: Connection): Promise<string[]> {
-  const response = await callServer(connection, '/v1/models');
-  return Models.parse(await response.json()).data.map(({ id }) => id);
-}
 
 /**
  * The whole answer; `onText` is told each piece of it before.

@@ -1,8 +1,7 @@
 import type { Command } from 'commander';
 import { answerInput, type ConversationOptions, converse } from '../chat/conversation.ts';
-import { modelNames } from '../chat/stream-answer.ts';
-import { usageError } from '../errors.ts';
-import { addRemoteOptions, type Connection, type RemoteOptions, withConnection } from '../remote.ts';
+import { addRemoteOptions, type RemoteOptions, withConnection } from '../remote.ts';
+import { onlyModel } from '../served-model.ts';
 import { naturalNumber } from './listing.ts';
 import { fraction, numberFromZero } from './numbers.ts';
 
@@ -36,11 +35,4 @@ async function chat(options: ChatOptions): Promise<void> {
     const streams = { input: process.stdin, output: process.stdout, notes: process.stderr };
     await (process.stdin.isTTY ? converse : answerInput)(conversation, streams);
   });
-}
-
-async function onlyModel(connection: Connection): Promise<string> {
-  const names = await modelNames(connection);
-  const [only] = names;
-  if (only !== undefined && names.length === 1) return only;
-  throw usageError(`--model: say which to talk to: ${names.join(', ')}`);
 }
