@@ -47,7 +47,7 @@ test('a file of conversations becomes an adapter that says what they say, and ca
   // A random model of 368 tokens begins near ln 368 a token.
   expect(lines[0].loss).toBeGreaterThan(4);
   expect(lines[14].loss).toBeLessThan(0.5);
-  const { path, state, steps } = lines[15];
+  const { path, state, steps, run } = lines[15];
   expect([path, state, steps]).toEqual([
     expect.stringMatching(/^tinker:\/\/.*sampler_weights\/talk$/),
     expect.stringMatching(/^tinker:\/\/.*\/weights\/talk$/),
@@ -55,6 +55,16 @@ test('a file of conversations becomes an adapter that says what they say, and ca
   ]);
   const chat = ['chat', '--model', path, '--temperature', '0', '--max-tokens', '8'];
   expect(await anneal(chat, { server, input: 'Say blue.' })).toMatchObject({ status: 0, stdout: 'ok\n' });
+  const metrics = await anneal(['run', 'metrics', run, '--after', '12', '--json'], { server });
+  const shown = JSON.parse(metrics.stdout);
+  expect(shown.steps).toEqual([13, 14, 15]);
+  expect(shown.series['loss:sum'][2]).toBeCloseTo(lines[14].loss, 5);
+  const table = await anneal(['run', 'metrics', run], { server });
+  expect(table.stdout.split('\n')[0]).toMatch(/^step +time .*loss:sum/);
+  expect(table.stdout.trim().split('\n')).toHaveLength(16);
+  const unknown = await anneal(['run', 'metrics', 'nobody'], { server });
+  expect(unknown).toMatchObject({ status: 1, stdout: '' });
+  expect(unknown.stderr).toMatch(/^anneal: error: .*nobody.*\n$/);
   const output = join(folder, 'merged');
   const merge = ['checkpoint', 'merge', path, '--model', TINY_MODEL, '--output', output, '--json'];
   const merged = await anneal(merge, { server });

@@ -1,7 +1,8 @@
 import type { TrainingRun } from '@anneal/client';
+import { ConsoleMetrics } from '@anneal/types/console';
 import type { Command } from 'commander';
 import { facts, print, table } from '../output/print.ts';
-import { addRemoteOptions, type RemoteOptions, withServer } from '../remote.ts';
+import { addRemoteOptions, callServer, type RemoteOptions, withConnection, withServer } from '../remote.ts';
 import { naturalNumber, take } from './listing.ts';
 
 export function runCommand(program: Command): Command {
@@ -17,6 +18,11 @@ export function runCommand(program: Command): Command {
     .argument('<run>', "the run's id")
     .description('one training run')
     .action(info);
+  addRemoteOptions(run.command('metrics'))
+    .argument('<run>', "the run's id")
+    .description('loss and other metrics of each step')
+    .option('--after <step>', 'only steps after this one', naturalNumber)
+    .action(metrics);
   return run;
 }
 
@@ -57,4 +63,31 @@ function describe(run: TrainingRun): [string, unknown][] {
       value,
     ]),
   ];
+}
+
+async function metrics(id: string, { after, ...options }: RemoteOptions & { after?: number }): Promise<void> {
+  const since = after === undefined ? '' : `?after=${after}`;
+  const found = await withConnection(options, async (connection) => {
+    const path = `/console/api/runs/${encodeURIComponent(id)}/metrics${since}`;
+    return ConsoleMetrics.parse(await (await callServer(connection, path)).json());
+  });
+  print(options.json, found, () => stepTable(found));
+}
+
+function stepTable({ steps, at, series }: ConsoleMetrics): string {
+  const names = Object.keys(series).sort();
+  return table(
+    ['step', 'time', ...names],
+    steps.map((step, row) => [
+      String(step),
+      new Date(at[row] ?? 0).toISOString(),
+      ...names.map((name) => shortNumber(series[name]?.[row])),
+    ]),
+    'No steps yet.',
+  );
+}
+
+/** Five digits; steps that lack the metric are empty. */
+function shortNumber(value: number | null | undefined): string {
+  return value === null || value === undefined ? '' : String(Number(value.toPrecision(5)));
 }
