@@ -7,7 +7,7 @@ import { onEachDatabase, type TestServer } from './harness.ts';
 
 /** Fields by pattern, each with the title of the test that holds it. */
 const SHOWN: [fields: RegExp, title: string][] = [
-  [/ type$/, 'no input makes a 5xx, and everything works afterwards'],
+  [/ type$/, 'no input makes a 5xx or leaves anything behind, and everything works afterwards'],
   [/ (model_id|seq_id)$/, '3: requests run by number, not in order of arrival'],
   [/ user_metadata$/, 'a session keeps its tags, names and metadata'],
   [/ ttl_seconds$/, 'samplers and exports take an expiry and metadata too'],
