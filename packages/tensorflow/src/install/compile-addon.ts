@@ -6,7 +6,7 @@ import { TensorflowSetupError } from './errors.ts';
 import { lastLines, runCommand } from './run-command.ts';
 
 /** Node-API 8 is in every Node.js that we support, so an addon outlives Node.js upgrades. */
-export const COMPILER_FLAGS = ['-O2', '-std=c++17', '-fPIC', '-shared', '-DNAPI_VERSION=8'];
+export const COMPILER_FLAGS = ['-O2', '-std=c++17', '-fPIC', '-shared', '-pthread', '-DNAPI_VERSION=8'];
 
 const OWN_SOURCES = ['anneal_extension.cc', 'skinny_matmul.cc', 'skinny_matmul_op.cc'];
 
@@ -44,7 +44,14 @@ export async function compileAddon(compilation: AddonCompilation): Promise<void>
     ),
     path.join(sources.binding, 'tfjs_backend.cc'),
     ...OWN_SOURCES.map((file) => path.join(sources.native, file)),
-    ...['-o', output, `-L${tensorflow}`, '-l:libtensorflow_cc.so.2', '-l:libtensorflow_framework.so.2'],
+    ...[
+      '-o',
+      output,
+      `-L${tensorflow}`,
+      '-l:libtensorflow_cc.so.2',
+      '-l:libtensorflow_framework.so.2',
+      '-ldl',
+    ],
     `-Wl,-rpath,${runPath}`,
   ];
   const { exitCode, stdout, stderr } = await runCommand(command, { env });
