@@ -1,4 +1,4 @@
-"""The examples in Python and TypeScript, in a short form, run as a user runs them, and read as a user reads them."""
+"""The examples in Python and TypeScript, run as a user runs them."""
 from __future__ import annotations
 
 import os
@@ -11,7 +11,6 @@ import pytest
 from compat_support import need_server
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-LANGUAGES = pytest.mark.parametrize("language", ["py", "ts"])
 
 
 def example(name: str, *args: str) -> str:
@@ -28,13 +27,6 @@ def numbers(pattern: str, output: str) -> list[float]:
     return [float(x) for x in re.findall(pattern, output)]
 
 
-def test_there_is_nothing_else():
-    """Each example has a test here."""
-    names = {path.stem for path in EXAMPLES.glob("*.*")} - {"common"}
-    assert names == {"sft", "grpo-arithmetic", "dpo", "distill"}
-    assert {path.name for path in EXAMPLES.glob("*.*")} == {f"{name}.{end}" for name in names | {"common"} for end in ("py", "ts")}
-
-
 @pytest.fixture(scope="module")
 def fine_tuned() -> str:
     return example("sft.py")
@@ -49,40 +41,40 @@ def test_sft_teaches_the_tasks(fine_tuned):
 
 
 @pytest.mark.timeout(600)
-def test_sft_in_typescript():
-    output = example("sft.ts", "--steps", "12")
-    losses = numbers(r"loss (\d+\.\d+)", output)
-    assert len(losses) == 12 and sum(losses[-4:]) < sum(losses[:4])
-    before, after = numbers(r"(\d+\.\d)% (?:before|after)", output)
-    assert before <= 10 and after >= before
-
-
-@LANGUAGES
-@pytest.mark.timeout(900)
-def test_distillation_draws_the_student_to_the_teacher(fine_tuned, language):
+def test_distillation_lowers_the_loss_towards_the_teacher(fine_tuned):
     teacher = re.search(r"sampler checkpoint: (\S+)", fine_tuned)[1]
-    named = [teacher] if language == "py" else ["--teacher", teacher]
-    output = example(f"distill.{language}", *named, "--steps", "10")
-    kl = numbers(r"kl (-?\d+\.\d+)", output)
-    assert len(kl) == 10 and min(kl) >= -1e-3 and sum(kl[-3:]) < 0.5 * sum(kl[:3])
-    teachers, students = numbers(r"(\d+\.\d)%", output)
-    assert teachers >= 40 and students > 0
+    losses = numbers(r"loss (\d+\.\d+)", example("distill.py", teacher, "--steps", "8"))
+    assert len(losses) == 8 and sum(losses[-3:]) < sum(losses[:3])
 
 
-@LANGUAGES
-@pytest.mark.timeout(900)
-def test_grpo_raises_the_reward(language):
-    output = example(f"grpo-arithmetic.{language}", "--steps", "6")
-    rewards = numbers(r"reward (\d+\.\d+)", output)
-    assert len(rewards) == 6 and sum(rewards[-2:]) > sum(rewards[:2])
+@pytest.mark.timeout(600)
+def test_rl_samples_scores_and_trains():
+    output = example("rl.py", "--steps", "2", "--questions", "4", "--group", "4")
+    assert len(numbers(r"reward (\d+\.\d+)", output)) == 2
     assert "training checkpoint: tinker://" in output
 
 
-@LANGUAGES
-@pytest.mark.timeout(900)
-def test_dpo_prefers_chosen_answers_to_questions_never_seen(language):
-    output = example(f"dpo.{language}", "--warm-up", "2", "--steps", "6")
+@pytest.mark.timeout(600)
+def test_dpo_widens_the_margin():
+    pytest.importorskip("torch")
+    output = example("dpo.py", "--steps", "4")
     margins = numbers(r"margin ([+-]\d+\.\d+)", output)
-    assert len(margins) == 6 and margins[-1] > margins[0]
-    accuracies = numbers(r"held-out accuracy: (\d\.\d+)", output)
-    assert len(accuracies) == 2 and accuracies[1] >= 0.65  # two of three tasks at once; the third takes the whole run
+    assert abs(margins[0]) < 0.05 and margins[-1] > margins[0]
+
+
+@pytest.mark.timeout(600)
+def test_sft_in_typescript():
+    losses = numbers(r"loss:sum (\d+\.\d+)", example("sft.ts", "12"))
+    assert len(losses) == 12 and sum(losses[-4:]) < sum(losses[:4])
+
+
+@pytest.mark.timeout(600)
+def test_rl_in_typescript():
+    output = example("rl.ts", "1")
+    assert len(numbers(r"reward (\d+\.\d+)", output)) == 1 and "training checkpoint: tinker://" in output
+
+
+@pytest.mark.timeout(600)
+def test_dpo_in_typescript():
+    margins = numbers(r"margin (-?\d+\.\d+)", example("dpo.ts", "4"))
+    assert abs(margins[0]) < 0.05 and margins[-1] > margins[0]
