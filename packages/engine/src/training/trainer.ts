@@ -177,7 +177,14 @@ export class Trainer {
   #plan({ data, calls }: Together): MicroBatch[] {
     const items = planItems(data);
     const longest = Math.max(...items.map((item) => item.length));
-    return planBatches(items, this.#maxTokens(longest), calls[0]!.loss.groupSize ?? 1);
+    let start = 0;
+    const order = calls.flatMap(({ loss, config, request }) => {
+      const own = loss.order?.(request.data, config) ?? [...request.data.keys()];
+      const placed = own.map((datum) => start + datum);
+      start += request.data.length;
+      return placed;
+    });
+    return planBatches(items, this.#maxTokens(longest), calls[0]!.loss.groupSize, order);
   }
 
   /** Tokens whose kept activations fit the budget, for sequences of this length. */
