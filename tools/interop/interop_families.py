@@ -9,27 +9,28 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Mxfp4Config
+from transformers import Mxfp4Config
 
 HERE = Path(__file__).parent
 FIXTURES = HERE.parent.parent / "packages" / "engine" / "fixtures" / "arch"
 NODE = os.environ.get("ANNEAL_NODE", "node")
-# Adapters of Qwen3.5 are not converted to PEFT's names yet: nothing is promised, so nothing is compared.
-NOT_CONVERTED = {"qwen3_5", "qwen3_5_moe"}
-CASES = [
-    (folder.name, variant)
-    for folder in sorted(FIXTURES.iterdir())
-    if folder.name not in NOT_CONVERTED
-    for variant in json.loads((folder / "reference.json").read_text())["lora"]
-]
+CASES = [(f.name, v) for f in sorted(FIXTURES.iterdir()) for v in json.loads((f / "reference.json").read_text())["lora"]]
 
 
 def load(folder: Path):
     config = json.loads((folder / "config.json").read_text())
     quantized = {"quantization_config": Mxfp4Config(dequantize=True)} if "quantization_config" in config else {}
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **quantized).eval()
+    # The class that the checkpoint names: that of a model that also sees images has its text part under another name.
+    named = getattr(transformers, config["architectures"][0])
+    return named.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **quantized).eval()
+
+
+def tolerance(family: str) -> float:
+    """Of log-probabilities: torch itself, in float32, strays further in linear attention."""
+    return 1e-3 if family.startswith("qwen3_5") else 1e-4
 
 
 @pytest.mark.parametrize("family, variant", CASES)
@@ -47,4 +48,4 @@ def test_peft_computes_what_the_fixture_says(family, variant, tmp_path):
             logits = model(input_ids=torch.tensor([sequence["tokens"]]), use_cache=False).logits[0]
         targets = torch.tensor(sequence["targets"])[:, None]
         logprobs = torch.log_softmax(logits, -1).gather(-1, targets)[:, 0]
-        assert (logprobs - wanted[f"logprobs.{i}"]).abs().max() < 1e-4
+        assert (logprobs - wanted[f"logprobs.{i}"]).abs().max() < tolerance(family)

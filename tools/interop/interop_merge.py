@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from interop_families import CASES, FIXTURES, HERE, NODE, load
+from interop_families import CASES, FIXTURES, HERE, NODE, load, tolerance
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 CLI = os.environ.get("ANNEAL_CLI", "")
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight")
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
@@ -45,7 +46,7 @@ def merged_by_torch(folder: Path, base: dict[str, torch.Tensor]) -> dict[str, to
     wanted = dict(base)
     for name in (n for n in lora if n.endswith("lora_A.weight")):
         target = name.removeprefix("base_model.model.").replace(".lora_A", "")
-        original = base.get(target, base[EMBEDDING] if target == HEAD else None)
+        original = base.get(target, next(base[name] for name in EMBEDDINGS if name in base) if target == HEAD else None)
         delta = lora[name.replace("lora_A", "lora_B")].double() @ lora[name].double()
         wanted[target] = (original.double() + config["lora_alpha"] / config["r"] * delta).to(original.dtype)
     return wanted
@@ -54,7 +55,7 @@ def merged_by_torch(folder: Path, base: dict[str, torch.Tensor]) -> dict[str, to
 def test_weights_are_those_that_torch_merges_in_the_dtype_of_the_base(adapter):
     done = merge(adapter, adapter["base"])
     if is_on_experts(adapter):
-        assert done.returncode == 1 and done.stderr.startswith("anneal: error: ") and not adapter["output"].exists()
+        assert done.returncode == 1 and "experts" in done.stderr and not adapter["output"].exists()
         return
     assert done.returncode == 0, done.stderr
     base = load_file(adapter["base"] / "model.safetensors")
@@ -82,4 +83,4 @@ def test_transformers_computes_what_peft_does(adapter, tmp_path):
         ids = torch.tensor([sequence["tokens"]])
         with torch.no_grad():
             found, wanted = (model(input_ids=ids, use_cache=False).logits for model in (merged, adapted))
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance(adapter["base"].parent.name))

@@ -17,9 +17,10 @@ const fixture = archFixture(family);
 const { rank, alpha, adapters, options } = fixture.reference.lora[variant]!;
 const file = fixture.lora(variant);
 const trainUnembed = adapters.some(({ key }) => key === 'lm_head');
+const splitFused = adapters.some(({ key }) => key.endsWith('.in_proj_q'));
 const adapter = LoraAdapter.from(
   BaseModel.load(fixture.modelDir, 'fp32'),
-  loraSpec({ rank, alpha, trainUnembed, shareExperts: options?.shared }),
+  loraSpec({ rank, alpha, trainUnembed, shareExperts: options?.shared, splitFused }),
   ({ path: module }) => ({
     a: file.readFloat32Sync(`init.${module}.lora_A.weight`),
     b: file.readFloat32Sync(`init.${module}.lora_B.weight`),

@@ -23,8 +23,8 @@ export interface Factors {
 
 export interface AdapterFile {
   reader: SafetensorsReader;
-  /** What B·A is multiplied by. */
-  scale: number;
+  /** What B·A of a module is multiplied by. */
+  scaleOf: (module: string) => number;
   /** By the path of the module, as the base model names its weight without `.weight`. */
   modules: ReadonlyMap<string, Factors>;
   /** Tensors that must equal the base's: module path → name in the file. */
@@ -40,10 +40,11 @@ export function openAdapter(folder: string): AdapterFile {
   for (const file of [CONFIG, WEIGHTS]) {
     if (!existsSync(join(folder, file))) throw usageError(`${folder} is no LoRA adapter: it has no ${file}`);
   }
-  const { rank, alpha } = readPeftConfig(readFileSync(join(folder, CONFIG), 'utf8'));
   const reader = openSafetensors(join(folder, WEIGHTS));
   try {
-    return { reader, scale: alpha / rank, ...sort(reader) };
+    // Experts first: their configurations differ in ways that would be refused for less telling reasons.
+    const sorted = sort(reader);
+    return { reader, scaleOf: readScales(readFileSync(join(folder, CONFIG), 'utf8')), ...sorted };
   } catch (error) {
     reader.close();
     throw error;
@@ -74,6 +75,41 @@ function sort(reader: SafetensorsReader): Pick<AdapterFile, 'modules' | 'copies'
   }
   if (modules.size === 0) throw new CliError(`${WEIGHTS}: it holds no LoRA tensors`);
   return { modules, copies };
+}
+
+/** PEFT takes the keys as patterns of what a path ends with; names alone are told apart here. */
+const Pattern = z
+  .record(
+    z.string().regex(/^[\w.]+$/, 'only names of modules can be merged, not patterns'),
+    z.number().positive(),
+  )
+  .nullish();
+const Patterns = z.looseObject({
+  rank_pattern: Pattern,
+  alpha_pattern: Pattern,
+  use_rslora: z.boolean().nullish(),
+});
+
+/** @throws CliError for patterns of names, or of ranks that rsLoRA would scale each by its own root */
+function readScales(text: string): AdapterFile['scaleOf'] {
+  const parsed = Patterns.safeParse(parseJson(text));
+  if (!parsed.success) throw new CliError(`${CONFIG}: ${z.prettifyError(parsed.error)}`);
+  const { rank_pattern: ranks, alpha_pattern: alphas, ...rest } = parsed.data;
+  const patterned = { ...ranks, ...alphas };
+  if (rest.use_rslora && Object.keys(patterned).length > 0)
+    throw new CliError(`${CONFIG}: rank_pattern and alpha_pattern cannot be merged together with use_rslora`);
+  const { rank, alpha } = readPeftConfig(JSON.stringify(rest));
+  const own = (pattern: Record<string, number> | null | undefined, module: string) =>
+    Object.entries(pattern ?? {}).find(([name]) => `.${module}`.endsWith(`.${name}`))?.[1];
+  return (module) => (own(alphas, module) ?? alpha) / (own(ranks, module) ?? rank);
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new CliError(`${CONFIG} is no JSON: ${(error as Error).message}`, { cause: error });
+  }
 }
 
 const NamesBase = z.object({ base_model_name_or_path: z.string().min(1).nullish() });

@@ -15,7 +15,8 @@ import { type AdapterFile, openAdapter } from './adapter-file.ts';
 import { addProduct, narrow } from './add-product.ts';
 
 const HEAD = 'lm_head';
-const EMBEDDING = 'model.embed_tokens';
+/** Of models of text, and of the text part of models that also see images. */
+const EMBEDDINGS = ['model.embed_tokens', 'model.language_model.embed_tokens'];
 const INDEX = 'model.safetensors.index.json';
 /** Tokenizer, configuration and what explains them; no weights in other formats. */
 const COPIED = new Set(['.json', '.jinja', '.model', '.txt', '.md']);
@@ -67,8 +68,9 @@ export async function mergeAdapter(
 /** Refuses what does not fit before anything is written. Returns whether the head must be untied. */
 function check({ reader, modules, copies }: AdapterFile, base: SafetensorsReader): boolean {
   const untied = modules.has(HEAD) && !base.has(`${HEAD}.weight`);
+  const embedding = embeddingOf(base);
   for (const [module, { a, b }] of modules) {
-    const name = `${module === HEAD && untied ? EMBEDDING : module}.weight`;
+    const name = `${module === HEAD && untied ? embedding : module}.weight`;
     if (!base.has(name))
       throw new CliError(
         `the adapter is on ${module}, which the base model lacks: is it for another? (--model)`,
@@ -88,7 +90,7 @@ function check({ reader, modules, copies }: AdapterFile, base: SafetensorsReader
 }
 
 function checkCopy(reader: SafetensorsReader, name: string, base: SafetensorsReader, module: string): void {
-  const own = [`${module}.weight`, ...(module === HEAD ? [`${EMBEDDING}.weight`] : [])].find((key) =>
+  const own = [`${module}.weight`, ...(module === HEAD ? [`${embeddingOf(base)}.weight`] : [])].find((key) =>
     base.has(key),
   );
   if (own !== undefined) {
@@ -111,7 +113,7 @@ async function mergeFile(file: string, adapter: AdapterFile, to: string, untied:
         : () => source.read(name);
       return { name, dtype, shape, data };
     });
-    const embedding = `${EMBEDDING}.weight`;
+    const embedding = `${embeddingOf(source)}.weight`;
     if (untied && source.has(embedding)) {
       const { dtype, shape } = source.info(embedding);
       tensors.push({
@@ -132,12 +134,12 @@ async function merged(source: SafetensorsReader, name: string, adapter: AdapterF
   const { dtype } = source.info(name);
   if (!isFloatDtype(dtype)) throw new CliError(`${name} is ${dtype}`);
   const weight = await source.readFloat32(name);
-  const { reader, scale } = adapter;
+  const { reader, scaleOf } = adapter;
   addProduct(weight, {
     a: await reader.readFloat32(a),
     b: await reader.readFloat32(b),
     rank: reader.info(a).shape[0]!,
-    scale,
+    scale: scaleOf(module),
   });
   return narrow(dtype, weight);
 }
@@ -150,15 +152,33 @@ async function copyOthers(from: string, to: string, untied: boolean): Promise<vo
     else if (COPIED.has(extname(entry))) await copyFile(join(from, entry), join(to, entry));
   }
   if (!untied) return;
-  await editJson(join(to, 'config.json'), (config) => ({ ...config, tie_word_embeddings: false }));
+  await editJson(join(to, 'config.json'), untie);
   if (existsSync(join(to, INDEX))) await editJson(join(to, INDEX), withHead);
+}
+
+/** The module that embeds tokens; of a file without one, the usual name. */
+function embeddingOf(source: SafetensorsReader): string {
+  return EMBEDDINGS.find((name) => source.has(`${name}.weight`)) ?? EMBEDDINGS[0]!;
+}
+
+function embeddingIn(weightMap: Record<string, string>): string {
+  const names = EMBEDDINGS.map((name) => `${name}.weight`);
+  return names.find((name) => name in weightMap) ?? names[0]!;
+}
+
+/** A text part within says it for itself. */
+function untie(config: object): object {
+  const { text_config: text } = config as { text_config?: unknown };
+  const own = { tie_word_embeddings: false };
+  const isNested = typeof text === 'object' && text !== null;
+  return { ...config, ...own, ...(isNested ? { text_config: { ...text, ...own } } : {}) };
 }
 
 const Index = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
 
 function withHead(json: object): object {
   const { metadata: _, weight_map, ...index } = Index.parse(json);
-  const weightMap = { ...weight_map, [`${HEAD}.weight`]: weight_map[`${EMBEDDING}.weight`] };
+  const weightMap = { ...weight_map, [`${HEAD}.weight`]: weight_map[embeddingIn(weight_map)] };
   return { ...index, metadata: {}, weight_map: weightMap };
 }
 

@@ -43,7 +43,7 @@ const Manifest = z.object({
     split_fused: z.boolean().optional(),
   }),
   /** Of models with experts: how transformers holds them. */
-  expert_layout: z.enum(['apart', 'alternating']).optional(),
+  expert_layout: z.enum(['apart', 'alternating', 'joined']).optional(),
 });
 type Manifest = z.infer<typeof Manifest>;
 

@@ -1,6 +1,7 @@
 /**
- * A checkpoint's adapter under the names and in the shapes that PEFT reads. They differ from ours for experts only: ours are
- * [experts, ...] under `experts.w1`, `w3` and `w2` (gate, up, down), with 1 for a side that experts share.
+ * A checkpoint's adapter under the names and in the shapes that PEFT reads. They differ from ours for fused maps that are adapted
+ * by blocks (peft-split.ts), and for experts: ours are [experts, ...] under `experts.w1`, `w3` and `w2` (gate, up, down), with 1 for
+ * a side that experts share.
  */
 import { copyFile, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -12,6 +13,7 @@ import {
 } from '@anneal/safetensors';
 import type { ExpertLayout } from '../models/architecture.ts';
 import { ADAPTER, ADAPTER_CONFIG, readExpertLayout } from './checkpoint-files.ts';
+import { wholeMaps } from './peft-split.ts';
 
 /** PEFT's name of an expert's parameter: `PATH.experts.w1.lora_A.weight`. */
 const EXPERT = /^(?<at>.+\.experts)\.(?<map>w[123])\.lora_(?<part>[AB])\.weight$/;
@@ -22,6 +24,8 @@ interface Targets {
   r: number;
   lora_alpha: number;
   target_modules: string[];
+  rank_pattern?: Record<string, number>;
+  alpha_pattern?: Record<string, number>;
   [key: string]: unknown;
 }
 
@@ -34,22 +38,31 @@ export async function writePeftFiles(from: string, to: string): Promise<void> {
   try {
     const names = reader.tensors.map(({ name }) => name);
     const experts = expertsIn(reader, names);
-    if (experts.length === 0) {
+    const whole = wholeMaps(reader, names);
+    if (experts.length === 0 && whole.tensors.length === 0) {
       for (const name of [ADAPTER, ADAPTER_CONFIG])
         await copyFile(path.join(from, name), path.join(to, name));
       return;
     }
-    const layout = readExpertLayout(from);
     const config = JSON.parse(await readFile(path.join(from, ADAPTER_CONFIG), 'utf8')) as Targets;
-    const others = names.filter((name) => !EXPERT.test(name));
-    const tensors = experts.flatMap((group) => LAYOUTS[layout].tensors(reader, group, config.r));
+    const others = names.filter((name) => !EXPERT.test(name) && !whole.replaced.has(name));
+    const modules = [...others, ...whole.tensors.map(({ name }) => name)].map(modulePath);
+    const layout = experts.length > 0 ? LAYOUTS[readExpertLayout(from)] : undefined;
+    const tensors = experts.flatMap((group) => layout!.tensors(reader, group, config.r));
     await writeSafetensors(
       path.join(to, ADAPTER),
-      [...others.map((name) => unchanged(reader, name)), ...tensors],
+      [...others.map((name) => unchanged(reader, name)), ...whole.tensors, ...tensors],
       { ...reader.metadata },
     );
-    const targets = LAYOUTS[layout].targets(config, experts, others.map(modulePath));
-    await writeFile(path.join(to, ADAPTER_CONFIG), `${JSON.stringify({ ...config, ...targets }, null, 2)}\n`);
+    const targets = layout?.targets(config, experts, modules) ?? { target_modules: leavesOf(modules) };
+    const multiples = (of: number) =>
+      Object.fromEntries(Object.entries(whole.ranks).map(([leaf, times]) => [leaf, times * of]));
+    const patterns = {
+      rank_pattern: { ...targets.rank_pattern, ...multiples(config.r) },
+      alpha_pattern: { ...targets.alpha_pattern, ...multiples(config.lora_alpha) },
+    };
+    const written = { ...config, ...targets, ...patterns };
+    await writeFile(path.join(to, ADAPTER_CONFIG), `${JSON.stringify(written, null, 2)}\n`);
   } finally {
     reader.close();
   }
@@ -79,6 +92,11 @@ function unchanged(reader: SafetensorsReader, name: string): TensorToWrite {
   return { name, dtype, shape: [...shape], data: () => reader.read(name) };
 }
 
+/** Last names of modules, each once. */
+function leavesOf(modules: string[]): string[] {
+  return [...new Set(modules.map((module) => module.split('.').at(-1) as string))].sort();
+}
+
 /** `base_model.model.PATH.lora_A.weight` → PATH */
 function modulePath(name: string): string {
   return name.replace(/^base_model\.model\./, '').replace(/\.lora_[AB]\.weight$/, '');
@@ -106,7 +124,8 @@ interface PeftLayout {
 
 const LAYOUTS: Record<ExpertLayout, PeftLayout> = {
   apart: { tensors: expertsApart, targets: targetsApart },
-  alternating: { tensors: expertsFused, targets: targetsFused },
+  alternating: { tensors: expertsFused((row, map) => 2 * row + map), targets: targetsFused },
+  joined: { tensors: expertsFused((row, map, rows) => map * rows + row), targets: targetsFused },
 };
 
 /** `….experts.3.gate_proj`, which PEFT fuses itself where transformers does. */
@@ -147,9 +166,20 @@ function targetsApart(_config: Targets, groups: ExpertGroup[], others: string[])
 
 /**
  * Two parameters for all experts, the second wrapped around the first: `experts.base_layer` is gate and up, of twice the rank,
- * whose rows alternate; `experts` is down. A is [experts · rank, in]; B is [out, rank · experts], experts innermost.
+ * whose rows alternate or follow each other; `experts` is down. A is [experts · rank, in]; B is [out, rank · experts], experts
+ * innermost.
+ * @param place Row of the fused map where a row of gate (0) or up (1) lies
  */
-function expertsFused(reader: SafetensorsReader, group: ExpertGroup, rank: number): TensorToWrite[] {
+function expertsFused(place: (row: number, map: number, rows: number) => number): PeftLayout['tensors'] {
+  return (reader, group, rank) => fusedTensors(reader, group, rank, place);
+}
+
+function fusedTensors(
+  reader: SafetensorsReader,
+  group: ExpertGroup,
+  rank: number,
+  place: (row: number, map: number, rows: number) => number,
+): TensorToWrite[] {
   const { at, count } = group;
   const matrix = (map: MapName, part: Part) => (expert: number) =>
     expertMatrix(reader, group, map, part, expert).values();
@@ -171,7 +201,8 @@ function expertsFused(reader: SafetensorsReader, group: ExpertGroup, rank: numbe
       maps.forEach((map, i) => {
         const b = matrix(map, 'B')(expert);
         for (let row = 0; row < rows; row++) {
-          const start = (row * maps.length + i) * maps.length * rank + i * rank;
+          const at = maps.length === 1 ? row : place(row, i, rows);
+          const start = at * maps.length * rank + i * rank;
           for (let k = 0; k < rank; k++) values[(start + k) * count + expert] = b[row * rank + k] as number;
         }
       });
@@ -195,7 +226,7 @@ function expertsFused(reader: SafetensorsReader, group: ExpertGroup, rank: numbe
 function targetsFused(config: Targets, _groups: ExpertGroup[], others: string[]): Partial<Targets> {
   const fused = 'experts.gate_up_proj';
   return {
-    target_modules: [...new Set(others.map((module) => module.split('.').at(-1) as string))].sort(),
+    target_modules: leavesOf(others),
     target_parameters: ['experts.down_proj', fused],
     rank_pattern: { [fused]: 2 * config.r },
     alpha_pattern: { [fused]: 2 * config.lora_alpha },

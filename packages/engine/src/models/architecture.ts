@@ -64,9 +64,9 @@ export interface ExpertsInfo {
 
 /**
  * How transformers holds experts, which PEFT's names follow: each expert's maps under their own names, or one parameter for
- * all, in which gate and up alternate.
+ * all, in which rows of gate and up alternate, or all of gate come before those of up.
  */
-export type ExpertLayout = 'apart' | 'alternating';
+export type ExpertLayout = 'apart' | 'alternating' | 'joined';
 
 /** What the cache keeps of a layer: keys and values of every position, or one state that every position changes. */
 export type CacheShape = PositionsShape | StateShape;

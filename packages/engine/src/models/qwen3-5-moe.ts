@@ -78,7 +78,7 @@ export const qwen35Moe: Architecture<Qwen35MoeConfig> = {
     const { hiddenSize, sharedSize: intermediateSize } = config;
     return [
       ...mixingModules(config, layer),
-      ...expertModules(config, `${at}.experts`, 'apart'),
+      ...expertModules(config, `${at}.experts`, 'joined'),
       ...mlpModules({ hiddenSize, intermediateSize }, `${at}.shared_expert`),
     ];
   },
