@@ -100,7 +100,8 @@ test('pairs tied by id give what adjacent pairs give, however passes are cut', (
     const plain = datum(ORDER[i]!);
     return datum(ORDER[i]!, { pair_id: Array.from(plain.tokens, () => ids[i]!) });
   };
-  const apart = run([2, 0, 3, 1].map(withId), 'dpo', { reference: 'base' }, cramped);
+  // Neighbours make other pairs than ids do: the first and last of these are the same sequence.
+  const apart = run([2, 0, 1, 3].map(withId), 'dpo', { reference: 'base' }, cramped);
   for (const [key, value] of Object.entries(adjacent.metrics))
     expect(apart.metrics[key]).toBeCloseTo(value, 4);
   expectSameGradients(apart, adjacent);
