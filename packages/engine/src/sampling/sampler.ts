@@ -9,35 +9,27 @@ import { StopMatcher, type Tokenizer } from '@anneal/tokenizer';
 import { EngineError, type SampleOptions, type SampleRequest, type SampleResult } from '../engine.ts';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import { type StackedAdapters, stackAdapters } from '../lora/adapter-stack.ts';
-import type { CacheShape } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { HeadPass } from '../training/head-pass.ts';
-import { BatchAdapters } from './batch-adapters.ts';
+import { Admission, type AdmissionLimits } from './admission.ts';
 import type { PrefilledRows } from './cached-rows.ts';
 import { checkSampleRequest, stopConditions } from './check-request.ts';
+import { bucketSlots, DecodeBatch } from './decode-batch.ts';
 import { Decoder } from './decoder.ts';
 import { FairTurns } from './fair-turns.ts';
 import { cancelled, type Job, type PrefillGroup, prefillArgs, type Running } from './job.ts';
-import { cacheBytes, KvCache, RECENT, type SlotSource } from './kv-cache.ts';
 import { pickTokens } from './pick-tokens.ts';
-import { MIN_SHARED, PrefixCache, type PrefixHit } from './prefix-cache.ts';
+import { MIN_SHARED, PrefixCache } from './prefix-cache.ts';
 import { PromptPass } from './prompt-pass.ts';
 import { PromptRows } from './prompt-rows.ts';
 import { PromptScorer, wantsPromptScores } from './prompt-scores.ts';
 import { Sequence } from './sequence.ts';
 
-export interface SamplerOptions {
-  /** Sequences that decode together at most. */
-  maxSlots: number;
-  /** Bytes that keys and values may take. */
-  kvBudgetBytes: number;
+export interface SamplerOptions extends Omit<AdmissionLimits, 'pieceTokens'> {
+  pieceTokens?: number;
   /** Bytes that keys and values of earlier prompts may take. */
   prefixBudgetBytes?: number;
-  /** Longer prompts are prefilled in pieces of this many tokens. */
-  pieceTokens?: number;
-  /** Padded prompt tokens that one prefill takes on. */
-  prefillTokens: number;
   xla: boolean;
   tokenizer: () => Tokenizer;
 }
@@ -46,23 +38,18 @@ const PREFIX_BYTES = 2 ** 28;
 /** Long enough to keep the device busy, short enough for others to wait for. */
 const PIECE_TOKENS = 512;
 
-const SLOT_BUCKETS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128];
-
 export class Sampler {
   readonly #base: BaseModel;
   readonly #options: SamplerOptions;
   readonly #decoder: Decoder;
   readonly #scorer: PromptScorer;
-  readonly #shapes: CacheShape[];
-  readonly #cache: KvCache;
+  readonly #batch: DecodeBatch;
+  readonly #admission: Admission;
+  readonly #pieceTokens: number;
   readonly #prefixes: PrefixCache;
   readonly #turns = new FairTurns();
   #prefilledLast = false;
   readonly #waiting: Job[] = [];
-  /** By slot; undefined where a sequence has ended. */
-  #running: (Running | undefined)[] = [];
-  readonly #batchAdapters: BatchAdapters;
-  #adapters: StackedAdapters | undefined;
   sampledTokens = 0;
 
   constructor(base: BaseModel, head: HeadPass, options: SamplerOptions) {
@@ -70,16 +57,18 @@ export class Sampler {
     this.#options = options;
     this.#decoder = new Decoder(base, { xla: options.xla });
     this.#scorer = new PromptScorer(base, head);
-    this.#batchAdapters = new BatchAdapters(base);
-    this.#shapes = base.cacheShapes();
+    this.#pieceTokens = options.pieceTokens ?? PIECE_TOKENS;
+    const shapes = base.cacheShapes();
     this.#prefixes = new PrefixCache(options.prefixBudgetBytes ?? PREFIX_BYTES, {
-      wholeOnly: this.#shapes.some((shape) => 'state' in shape),
+      wholeOnly: shapes.some((shape) => 'state' in shape),
     });
-    this.#cache = new KvCache(this.#shapes);
+    this.#batch = new DecodeBatch(base, shapes);
+    const limits = { ...options, pieceTokens: this.#pieceTokens };
+    this.#admission = new Admission(limits, shapes, this.#prefixes, this.#turns);
   }
 
   get activeSequences(): number {
-    return this.#running.filter(Boolean).length;
+    return this.#batch.active;
   }
 
   get waitingSequences(): number {
@@ -87,7 +76,7 @@ export class Sampler {
   }
 
   get hasWork(): boolean {
-    return this.#waiting.length > 0 || this.#running.some(Boolean);
+    return this.#waiting.length > 0 || this.activeSequences > 0;
   }
 
   /** Queues a request. The adapter must stay alive until the promise settles. */
@@ -141,12 +130,12 @@ export class Sampler {
   }
 
   #jobs(): Job[] {
-    return [...this.#waiting, ...this.#running.flatMap((entry) => (entry ? [entry.job] : []))];
+    return [...this.#waiting, ...this.#batch.jobs];
   }
 
   /** One prefill, one piece of a long one, or one decode step. While sequences run, prefills and decode steps take turns. */
   work(): void {
-    const group = this.#prefilledLast && this.#running.some(Boolean) ? [] : this.#nextGroup();
+    const group = this.#prefilledLast && this.activeSequences > 0 ? [] : this.#nextGroup();
     this.#prefilledLast = group.length > 0;
     try {
       if (group.length > 0)
@@ -156,7 +145,7 @@ export class Sampler {
           () => this.#prefill(group),
           () => prefillArgs(group),
         );
-      else if (this.#running.some(Boolean)) {
+      else if (this.activeSequences > 0) {
         const batch = this.activeSequences;
         profiled(
           'unit',
@@ -173,75 +162,18 @@ export class Sampler {
     }
   }
 
-  /**
-   * Waiting jobs that can be prefilled together now: same adapter, similar length, within slots, tokens and KV memory. One that
-   * goes in pieces goes alone, and one that begins like another of the group waits for what that computes.
-   */
   #nextGroup(): PrefillGroup {
-    const group: PrefillGroup = [];
-    let free = this.#options.maxSlots - this.activeSequences;
-    let width = 0;
-    if (free <= 0) return group;
-    for (const job of this.#turns.ordered(this.#waiting)) {
-      if (free <= 0) break;
-      const first = group[0]?.job;
-      if (first && job.adapter !== first.adapter) continue;
-      const nextWidth = Math.max(width, bucketWidth(job.request.prompt.length));
-      const tooMuch =
-        first && (nextWidth * (group.length + 1) > this.#options.prefillTokens || width !== nextWidth);
-      if (tooMuch) continue;
-      const count = Math.min(free, job.sequences.length - job.started);
-      if (
-        !this.#fitsMemory(job, count + group.reduce((sum, g) => sum + g.count, 0)) &&
-        (first || this.activeSequences > 0)
-      )
-        continue;
-      const alone = this.#goesInPieces(job);
-      if (alone && !first) return [{ job, count }];
-      if (alone || group.some((other) => this.#beginsLike(job, other.job))) continue;
-      group.push({ job, count });
-      free -= count;
-      width = nextWidth;
-    }
-    return group;
-  }
-
-  /** Whether it is better to wait for what the other's prompt leaves in the prefix cache. */
-  #beginsLike({ request: { prompt } }: Job, { request: other }: Job): boolean {
-    const usable = this.#prefixes.usableLength(other.prompt, prompt);
-    return usable >= MIN_SHARED && usable >= prompt.length / 2;
-  }
-
-  get #pieceTokens(): number {
-    return this.#options.pieceTokens ?? PIECE_TOKENS;
-  }
-
-  #goesInPieces(job: Job): boolean {
-    return (
-      job.pass !== undefined ||
-      job.request.prompt.length > this.#pieceTokens ||
-      this.#cachedBeginning(job) !== undefined
-    );
-  }
-
-  /** Scores need every position's hidden states, which are not kept. */
-  #cachedBeginning(job: Job): PrefixHit | undefined {
-    if (wantsPromptScores(job.request) && !job.scored) return undefined;
-    const { prompt } = job.request;
-    const hit = this.#prefixes.find(job.adapter, prompt);
-    return hit && hit.length >= prompt.length / 4 ? hit : undefined;
-  }
-
-  #fitsMemory(job: Job, added: number): boolean {
-    const positions = Math.max(this.#cache.capacity, bucketWidth(job.request.prompt.length + RECENT));
-    return cacheBytes(this.#shapes, this.activeSequences + added, positions) <= this.#options.kvBudgetBytes;
+    return this.#admission.nextGroup(this.#waiting, {
+      active: this.#batch.active,
+      capacity: this.#batch.capacity,
+    });
   }
 
   #prefill(group: PrefillGroup): void {
     const [{ job }] = group as [PrefillGroup[number]];
     for (const { job: given, count } of group)
       this.#turns.note(given.request.samplerId, given.request.prompt.length + count);
-    if (this.#goesInPieces(job)) this.#prefillPiece(group[0]!);
+    if (this.#admission.goesInPieces(job)) this.#prefillPiece(group[0]!);
     else this.#prefillTogether(group);
   }
 
@@ -287,7 +219,7 @@ export class Sampler {
   }
 
   #startPass(job: Job, adapters: StackedAdapters): PromptPass {
-    const hit = this.#cachedBeginning(job);
+    const hit = this.#admission.cachedBeginning(job);
     if (hit) this.#prefixes.touch(hit.rows);
     job.cachedTokens = Math.max(job.cachedTokens, job.started === 0 ? (hit?.length ?? 0) : 0);
     return new PromptPass(this.#decoder, {
@@ -315,7 +247,7 @@ export class Sampler {
     const last = started.map(({ job, row }) => hidden.last(row, job.request.prompt.length));
     this.#firstTokens(hidden.x, started, stacked, last);
     const alive = started.filter(({ job, sequence }) => !sequence.finished && !job.settled);
-    if (alive.length > 0) this.#rebuild(alive, cached);
+    if (alive.length > 0) this.#batch.join(alive, cached);
     for (const { job } of group) this.#settle(job);
   }
 
@@ -343,33 +275,20 @@ export class Sampler {
   }
 
   #decode(): void {
-    const alive = this.#running.filter(Boolean).length;
-    if (this.#cache.isFull || bucketSlots(alive) < this.#cache.slots) this.#rebuild([], undefined);
-    const tokens = Int32Array.from(
-      { length: this.#cache.slots },
-      (_, slot) => this.#running[slot]?.sequence.lastToken ?? 0,
-    );
-    const x = this.#decoder.step(tokens, this.#cache, this.#adapters!);
-    const running = [...this.#running];
-    this.#appendTokens(x, running, this.#adapters!);
-    x.dispose();
-    running.forEach((entry, slot) => {
-      if (!entry || (!entry.sequence.finished && !entry.job.settled)) return;
-      this.#remember(entry, slot);
-      this.#running[slot] = undefined;
-      this.#settle(entry.job);
+    this.#batch.step(this.#decoder, (x, entries, adapters) => this.#appendTokens(x, entries, adapters));
+    const ended: Job[] = [];
+    this.#batch.removeEnded((entry, kept) => {
+      this.#remember(entry, kept);
+      ended.push(entry.job);
     });
-    if (!this.#running.some(Boolean)) this.#clear();
+    for (const job of ended) this.#settle(job);
   }
 
   /** Keeps a conversation for its next turn; of several samples of one prompt, only the prompt was worth keeping. */
-  #remember({ job, sequence }: Running, slot: number): void {
+  #remember({ job, sequence }: Running, kept: { length: number; extract: () => PromptRows }): void {
     if (job.sequences.length > 1 || job.settled) return;
-    const tokens = Int32Array.from([...job.request.prompt, ...sequence.tokens]).subarray(
-      0,
-      this.#cache.length(slot),
-    );
-    if (tokens.length >= MIN_SHARED) this.#prefixes.put(job.adapter, tokens, this.#cache.extract(slot));
+    const tokens = Int32Array.from([...job.request.prompt, ...sequence.tokens]).subarray(0, kept.length);
+    if (tokens.length >= MIN_SHARED) this.#prefixes.put(job.adapter, tokens, kept.extract());
   }
 
   /** Draws the next token of each entry from hidden rows [rows, 1, hidden]; entries beyond the list are padding. */
@@ -393,28 +312,6 @@ export class Sampler {
         logprobs: Float32Array.of(choice.logprob),
       });
     });
-  }
-
-  /** Builds the cache anew from running sequences and freshly prefilled ones. */
-  #rebuild(added: (Running & { row: number })[], prefilled: PrefilledRows | undefined): void {
-    const kept = this.#running.flatMap((entry, slot) => (entry ? [{ entry, slot }] : []));
-    const sources: SlotSource[] = [
-      ...kept.map(({ slot }): SlotSource => ({ from: 'slot', slot, length: this.#cache.length(slot) })),
-      ...added.map(
-        ({ job, row }): SlotSource => ({ from: 'prefill', row, length: job.request.prompt.length }),
-      ),
-    ];
-    const slots = bucketSlots(sources.length);
-    const capacity = bucketWidth(Math.max(...sources.map(({ length }) => length)));
-    this.#cache.rebuild(sources, slots, capacity, prefilled);
-    const entries = [
-      ...kept.map(({ entry }) => entry),
-      ...added.map(({ job, sequence }) => ({ job, sequence })),
-    ];
-    this.#running = Array.from({ length: slots }, (_, i) => entries[i]);
-    const first = entries[0]!.job.adapter;
-    const rows = this.#running.map((entry) => (entry ? entry.job.adapter : first));
-    this.#adapters = this.#batchAdapters.of(rows);
   }
 
   #removeStarted(): void {
@@ -443,7 +340,7 @@ export class Sampler {
     job.settled = true;
     const at = this.#waiting.indexOf(job);
     if (at >= 0) this.#waiting.splice(at, 1);
-    this.#running = this.#running.map((entry) => (entry?.job === job ? undefined : entry));
+    this.#batch.drop(job);
     job.pass?.dispose();
     job.pass = undefined;
     job.reject(error);
@@ -459,25 +356,13 @@ export class Sampler {
           ? error
           : new EngineError('server', `Sampling failed: ${error.message}`, { cause: error }),
       );
-    this.#clear();
-  }
-
-  #clear(): void {
-    this.#running = [];
-    this.#cache.dispose();
-    this.#batchAdapters.dispose();
-    this.#adapters = undefined;
+    this.#batch.clear();
   }
 
   dispose(): void {
     this.#failAll(new EngineError('server', 'The engine is shutting down.'));
     this.#prefixes.dispose();
   }
-}
-
-/** Slots are padded to these counts, so that few shapes are compiled. */
-function bucketSlots(count: number): number {
-  return SLOT_BUCKETS.find((bucket) => bucket >= count) ?? count;
 }
 
 function padTo(values: number[], length: number): number[] {

@@ -1,0 +1,97 @@
+/** Which waiting prompts the next prefill takes: by fair turns, free slots, KV memory, and what the prefix cache has. */
+import type { CacheShape } from '../models/architecture.ts';
+import { bucketWidth } from '../training/batch-plan.ts';
+import type { FairTurns } from './fair-turns.ts';
+import type { Job, PrefillGroup } from './job.ts';
+import { cacheBytes, RECENT } from './kv-cache.ts';
+import { MIN_SHARED, type PrefixCache, type PrefixHit } from './prefix-cache.ts';
+import { wantsPromptScores } from './prompt-scores.ts';
+
+export interface AdmissionLimits {
+  /** Sequences that decode together at most. */
+  maxSlots: number;
+  /** Bytes that keys and values may take. */
+  kvBudgetBytes: number;
+  /** Longer prompts are prefilled in pieces of this many tokens. */
+  pieceTokens: number;
+  /** Padded prompt tokens that one prefill takes on. */
+  prefillTokens: number;
+}
+
+/** What decodes at present: its sequences, and the positions for which each slot has room. */
+export interface Occupancy {
+  active: number;
+  capacity: number;
+}
+
+export class Admission {
+  readonly #limits: AdmissionLimits;
+  readonly #shapes: CacheShape[];
+  readonly #prefixes: PrefixCache;
+  readonly #turns: FairTurns;
+
+  /** @param shapes What each layer keeps of a sequence */
+  constructor(limits: AdmissionLimits, shapes: CacheShape[], prefixes: PrefixCache, turns: FairTurns) {
+    this.#limits = limits;
+    this.#shapes = shapes;
+    this.#prefixes = prefixes;
+    this.#turns = turns;
+  }
+
+  /**
+   * Waiting jobs that can be prefilled together now: same adapter, similar length, within slots, tokens and KV memory. One that
+   * goes in pieces goes alone, and one that begins like another of the group waits for what that computes.
+   */
+  nextGroup(waiting: Job[], { active, capacity }: Occupancy): PrefillGroup {
+    const group: PrefillGroup = [];
+    let free = this.#limits.maxSlots - active;
+    let width = 0;
+    if (free <= 0) return group;
+    for (const job of this.#turns.ordered(waiting)) {
+      if (free <= 0) break;
+      const first = group[0]?.job;
+      if (first && job.adapter !== first.adapter) continue;
+      const nextWidth = Math.max(width, bucketWidth(job.request.prompt.length));
+      const tooMuch =
+        first && (nextWidth * (group.length + 1) > this.#limits.prefillTokens || width !== nextWidth);
+      if (tooMuch) continue;
+      const count = Math.min(free, job.sequences.length - job.started);
+      const slots = active + count + group.reduce((sum, g) => sum + g.count, 0);
+      if (!this.#fitsMemory(job, slots, capacity) && (first || active > 0)) continue;
+      const alone = this.goesInPieces(job);
+      if (alone && !first) return [{ job, count }];
+      if (alone || group.some((other) => this.#beginsLike(job, other.job))) continue;
+      group.push({ job, count });
+      free -= count;
+      width = nextWidth;
+    }
+    return group;
+  }
+
+  goesInPieces(job: Job): boolean {
+    return (
+      job.pass !== undefined ||
+      job.request.prompt.length > this.#limits.pieceTokens ||
+      this.cachedBeginning(job) !== undefined
+    );
+  }
+
+  /** What is kept of the prompt's beginning. Scores need every position's hidden states, which are not kept. */
+  cachedBeginning(job: Job): PrefixHit | undefined {
+    if (wantsPromptScores(job.request) && !job.scored) return undefined;
+    const { prompt } = job.request;
+    const hit = this.#prefixes.find(job.adapter, prompt);
+    return hit && hit.length >= prompt.length / 4 ? hit : undefined;
+  }
+
+  /** Whether it is better to wait for what the other's prompt leaves in the prefix cache. */
+  #beginsLike({ request: { prompt } }: Job, { request: other }: Job): boolean {
+    const usable = this.#prefixes.usableLength(other.prompt, prompt);
+    return usable >= MIN_SHARED && usable >= prompt.length / 2;
+  }
+
+  #fitsMemory(job: Job, slots: number, capacity: number): boolean {
+    const positions = Math.max(capacity, bucketWidth(job.request.prompt.length + RECENT));
+    return cacheBytes(this.#shapes, slots, positions) <= this.#limits.kvBudgetBytes;
+  }
+}
