@@ -12,6 +12,8 @@ import { ANNEAL, annealContender, contendersOf, start } from './contender.mjs';
 const DEFAULT_MODEL = 'HuggingFaceTB/SmolLM2-135M-Instruct';
 /** Rounds that are not counted: the first compiles. */
 const WARM_UPS = 2;
+/** A contender whose first warm-up is slower than the fastest's by more than this takes no further part in the case. */
+const HOPELESS = 10;
 const MOST_ADAPTERS = 8;
 /** Ids below are special in many vocabularies. */
 const LOWEST_ID = 10;
@@ -83,25 +85,40 @@ export async function compare({ model = DEFAULT_MODEL, against, precisions, only
 }
 
 async function runCase({ id, work, request, score }, all, { vocabSize, repeats, say }) {
-  const contenders = all.filter(({ works }) => works.includes(work));
+  let contenders = all.filter(({ works }) => works.includes(work));
   const rates = Object.fromEntries(contenders.map(({ name }) => [name, []]));
   const peaks = {};
+  const leftOut = {};
   for (let round = -WARM_UPS; round < repeats; round++) {
     const asked = request(round + WARM_UPS, vocabSize);
+    const turn = [];
     for (const { name, ask } of contenders) {
       const answer = await ask({ work, ...asked });
       const rate = score(answer);
       say(`${id} ${round < 0 ? 'warm-up' : `round ${round + 1}`}: ${name} ${rate.toFixed(1)} tokens/s`);
-      if (round < 0) continue;
-      rates[name].push(rate);
+      turn.push({ name, rate, peakBytes: answer.peakBytes });
       peaks[name] = Math.max(peaks[name] ?? 0, answer.peakBytes ?? 0);
+      if (round >= 0) rates[name].push(rate);
+    }
+    if (round === -WARM_UPS) {
+      Object.assign(leftOut, tooSlow(turn));
+      contenders = contenders.filter(({ name }) => !(name in leftOut));
     }
   }
-  const results = Object.entries(rates).map(([name, values]) => [
-    name,
-    { tokensPerSecond: values, best: Math.max(...values), median: median(values), peakBytes: peaks[name] },
-  ]);
-  return { id, results: Object.fromEntries(results), ratios: ratiosOf(rates) };
+  const results = contenders.map(({ name }) => {
+    const values = rates[name];
+    const [best, middle] = [Math.max(...values), median(values)];
+    return [name, { tokensPerSecond: values, best, median: middle, peakBytes: peaks[name] }];
+  });
+  const counted = Object.fromEntries(contenders.map(({ name }) => [name, rates[name]]));
+  return { id, results: Object.fromEntries(results), leftOut, ratios: ratiosOf(counted) };
+}
+
+/** Of one round: rate and memory of those that would only hold the others up. */
+function tooSlow(turn) {
+  const fastest = Math.max(...turn.map(({ rate }) => rate));
+  const slow = turn.filter(({ rate }) => rate * HOPELESS < fastest);
+  return Object.fromEntries(slow.map(({ name, rate, peakBytes }) => [name, { rate, peakBytes }]));
 }
 
 /** Of each of Anneal's contenders to each other one: the worst round and the median one. */
@@ -142,8 +159,10 @@ export function annealJson(args) {
 
 export function formatComparison({ cases }) {
   const lines = [];
-  for (const { id, results, ratios } of cases) {
+  for (const { id, results, leftOut, ratios } of cases) {
     lines.push(id);
+    for (const [name, { rate }] of Object.entries(leftOut))
+      lines.push(`  ${name.padEnd(20)} ${rate.toFixed(1)} tokens/s in its first warm-up, left out`);
     for (const [name, { best, median: middle, peakBytes }] of Object.entries(results)) {
       const memory = peakBytes ? `, peak ${(peakBytes / 1e9).toFixed(2)} GB` : '';
       lines.push(

@@ -19,12 +19,15 @@ const REPEATS = 3;
 
 const say = (line) => console.error(`anneal: ${line}`);
 
-async function measure(quick) {
+/** @param keep Takes what is measured so far: the comparison comes last and takes long. */
+async function measure(quick, keep) {
   const { matmul } = annealJson(['doctor']);
   annealJson(['model', 'pull', MODEL]);
   const model = annealJson(['model', 'inspect', MODEL]);
   const runs = quick ? ['--quick', '--repeat', '1'] : ['--repeat', String(REPEATS)];
   const bench = annealJson(['bench', '--model', MODEL, ...runs]);
+  const own = { matmul, parameters: weightsPerToken(model), bench };
+  keep(own);
   const comparison = await compare({
     model: MODEL,
     against: ['torch', 'llama.cpp'],
@@ -33,7 +36,7 @@ async function measure(quick) {
     repeats: quick ? 1 : REPEATS,
     say,
   });
-  return { matmul, parameters: weightsPerToken(model), bench, comparison };
+  return { ...own, comparison };
 }
 
 /** Embeddings are looked up, not multiplied, unless they are the unembedding too. */
@@ -77,20 +80,24 @@ function comparisonTable(report) {
     'median',
   ];
   if (!report) return table(head, [[NOT_MEASURED, '', '', '', '', '', '']]);
-  const rows = report.comparison.cases.flatMap(({ id, results, ratios }) =>
-    Object.entries(results).map(([name, { best, median, peakBytes }]) => {
+  const gigabytes = (bytes) => (bytes ? `${(bytes / 1e9).toFixed(2)} GB` : '');
+  const rows = report.comparison.cases.flatMap(({ id, results, leftOut = {}, ratios }) => [
+    ...Object.entries(results).map(([name, { best, median, peakBytes }]) => {
       const ratio = ratios.find((entry) => entry.name === 'anneal auto' && entry.other === name);
       return [
         id,
         name,
         best.toFixed(1),
         median.toFixed(1),
-        peakBytes ? `${(peakBytes / 1e9).toFixed(2)} GB` : '',
+        gigabytes(peakBytes),
         ratio ? ratio.min.toFixed(2) : '',
         ratio ? ratio.median.toFixed(2) : '',
       ];
     }),
-  );
+    ...Object.entries(leftOut).map(([name, { rate, peakBytes }]) => {
+      return [id, name, `${rate.toFixed(1)} in its first warm-up, left out`, '', gigabytes(peakBytes), '', ''];
+    }),
+  ]);
   return table(head, rows);
 }
 
@@ -136,8 +143,11 @@ async function main() {
       quick: { type: 'boolean', default: false },
     },
   });
-  const report = values.from ? JSON.parse(readFileSync(values.from, 'utf8')) : await measure(values.quick);
-  if (values.save) writeFileSync(values.save, JSON.stringify(report, null, 2));
+  const keep = (report) => values.save && writeFileSync(values.save, JSON.stringify(report, null, 2));
+  const report = values.from
+    ? JSON.parse(readFileSync(values.from, 'utf8'))
+    : await measure(values.quick, keep);
+  keep(report);
   if (values.quick) return console.log(targetsTable(report));
   writeFileSync(DOCS, writeTables(readFileSync(DOCS, 'utf8'), report));
   say(`wrote ${DOCS}`);

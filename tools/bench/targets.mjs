@@ -211,7 +211,8 @@ function ratioToBest(report, id, name, beginning) {
 }
 
 function peak(comparison, id, name) {
-  return resultsOf(comparison, id).results[name]?.peakBytes;
+  const { results, leftOut } = resultsOf(comparison, id);
+  return (results[name] ?? leftOut?.[name])?.peakBytes;
 }
 
 function times(value) {

@@ -4,6 +4,9 @@ import { type Tensor, tf } from '@anneal/tensorflow';
 /** Large enough to vanish in a softmax, small enough never to overflow when scores are added to it. */
 export const MASKED = -1e9;
 
+/** Queries of a block in {@link attendCausally}: enough rows for the products, few enough to leave out most of what is masked. */
+const QUERY_BLOCK = 256;
+
 export interface AttendOptions {
   /** A further logit per head that takes its share of the softmax and mixes nothing, [heads]. */
   sinks?: Tensor;
@@ -66,6 +69,37 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: num
   if (!sinks) return attentionMix(tf.softmax(scores), v);
   const [, heads, , keys] = scores.shape as [number, number, number, number];
   return attentionMix(softmaxWithSinks(scores, tf.reshape(sinks, [1, heads, 1, 1]), keys), v);
+}
+
+/**
+ * {@link attend} where no position sees a later one. Queries go in blocks, each against the keys up to its own end: half of the work,
+ * and half of the probabilities to keep.
+ * @param q, k, v of the same positions
+ * @param mask [1 or batch, 1, time, time], causal
+ */
+export function attendCausally(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  mask: Tensor,
+  scale: number,
+  sinks?: Tensor,
+): Tensor {
+  const time = q.shape[2] as number;
+  if (time < 2 * QUERY_BLOCK) return attend(q, k, v, mask, scale, sinks);
+  const blocks: Tensor[] = [];
+  for (let start = 0; start < time; start += QUERY_BLOCK) {
+    const end = Math.min(time, start + QUERY_BLOCK);
+    const queries = positions(q, start, end);
+    const seen = tf.slice(mask, [0, 0, start, 0], [-1, -1, end - start, end]) as Tensor;
+    blocks.push(attend(queries, positions(k, 0, end), positions(v, 0, end), seen, scale, sinks));
+  }
+  return tf.concat(blocks, 2) as Tensor;
+}
+
+/** Positions `start` to `end` of [batch, heads, time, dim]. */
+function positions(x: Tensor, start: number, end: number): Tensor {
+  return tf.slice(x, [0, 0, start, 0], [-1, -1, end - start, -1]) as Tensor;
 }
 
 /**

@@ -1,6 +1,6 @@
 /** The compiled layer functions of sampling: over whole prompts, over the next piece of one, and over one position per slot. */
 import { compile, type Tensor } from '@anneal/tensorflow';
-import { type AttendOptions, attend } from '../layers/attention.ts';
+import { type AttendOptions, attend, attendCausally } from '../layers/attention.ts';
 import type { StateTensors } from '../layers/recurrent-state.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { after, attendCached, headMajorRows, writeRecent } from './cached-attention.ts';
@@ -85,7 +85,7 @@ export function createLayerFunctions(base: BaseModel, options: { xla: boolean })
       (inputs: PrefillTree) =>
         run(inputs, {
           attend: (q, fresh, { cached = fresh, sinks }) => ({
-            mixed: attend(q, fresh.k, fresh.v, inputs.mask!, scale, sinks),
+            mixed: attendCausally(q, fresh.k, fresh.v, inputs.mask!, scale, sinks),
             positions: rowsOf(cached),
           }),
           lengths: inputs.lengths,

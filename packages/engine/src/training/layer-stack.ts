@@ -1,6 +1,6 @@
 /** The decoder layers of one base model, forward and backward, layer by layer through compiled functions. */
 import { type CompiledVjp, compile, compileVjp, type Tensor, tf } from '@anneal/tensorflow';
-import { attend, causalMaskValues } from '../layers/attention.ts';
+import { attendCausally, causalMaskValues } from '../layers/attention.ts';
 import { embed } from '../layers/embedding.ts';
 import type { LoraTensors } from '../layers/linear.ts';
 import type { BaseModel } from '../models/base-model.ts';
@@ -53,7 +53,8 @@ export class LayerStack {
         weights,
         lora: loraOfRows(lora, adapterOfRow),
         rope,
-        attend: (q, k, v, options) => attend(q, k, v, mask, base.config.attentionScale, options?.sinks),
+        attend: (q, k, v, options) =>
+          attendCausally(q, k, v, mask, base.config.attentionScale, options?.sinks),
         state: {},
         decoding: false,
       });
