@@ -1,26 +1,42 @@
 /** The OpenAI-compatible calls, by plain HTTP and by OpenAI's own client, over an engine that says what a test wants. */
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import type { BaseModelInfo, SampleOptions, SampleRequest, SampleResult } from '@anneal/engine';
 import { loadTokenizer } from '@anneal/tokenizer/node';
+import { generateText, jsonSchema, stepCountIs, tool } from 'ai';
 import OpenAI from 'openai';
-import { expect, test } from 'vitest';
+import { afterAll, expect, test } from 'vitest';
 import { FakeEngine } from './fake-engine.ts';
 import { onEachDatabase, type TestServer } from './harness.ts';
 
 const FOLDER = join(import.meta.dirname, '../../../packages/tokenizer/fixtures/qwen2');
 const tokenizer = await loadTokenizer(FOLDER);
+
+/** The same tokenizer with a template that shows tools. */
+const withToolTemplate = mkdtempSync(join(tmpdir(), 'anneal-tools-'));
+cpSync(FOLDER, withToolTemplate, { recursive: true });
+const cases = JSON.parse(readFileSync(join(FOLDER, '../chat_cases.json'), 'utf8'));
+const configFile = join(FOLDER, 'tokenizer_config.json');
+const config = { ...JSON.parse(readFileSync(configFile, 'utf8')), chat_template: cases.templates.tools };
+writeFileSync(join(withToolTemplate, 'tokenizer_config.json'), JSON.stringify(config));
+afterAll(() => rmSync(withToolTemplate, { recursive: true }));
+
 const END = tokenizer.tokenToId('<|im_end|>')!;
 
 /** Says the same tokens to everybody, one at a time; ends as the real engine does. */
 class TalkingEngine extends FakeEngine {
   readonly requests: SampleRequest[] = [];
   says: number[] = [...tokenizer.encode('Paris is it. More'), END];
+  /** Where the tokenizer is. */
+  folder = FOLDER;
   /** Awaited after each token. */
   pause: (signal: AbortSignal | undefined) => Promise<void> = async () => {};
 
   override async baseModels(): Promise<BaseModelInfo[]> {
     const models = await super.baseModels();
-    return models.map((model) => ({ ...model, folder: FOLDER, eosTokenIds: [END] }));
+    return models.map((model) => ({ ...model, folder: this.folder, eosTokenIds: [END] }));
   }
 
   override async sample(request: SampleRequest, options?: SampleOptions): Promise<SampleResult> {
@@ -80,8 +96,9 @@ async function all<T>(stream: AsyncIterable<T>): Promise<T[]> {
 const question = [{ role: 'user' as const, content: 'What is the capital of France?' }];
 
 onEachDatabase((open) => {
-  const start = async () => {
+  const start = async (folder = FOLDER) => {
     const engine = new TalkingEngine();
+    engine.folder = folder;
     const server = await open({ engine });
     return { engine, server, openai: await client(server) };
   };
@@ -252,8 +269,8 @@ onEachDatabase((open) => {
     await expect(openai.get('/embeddings')).rejects.toMatchObject({ status: 404 });
   });
 
-  test('the same calls are under /oai/api/v1, and tools reach the template', async () => {
-    const { engine, server } = await start();
+  test('tools, calls and results reach a template that knows them', async () => {
+    const { engine, server } = await start(withToolTemplate);
     const openai = await client(server, server.key, '/oai/api/v1');
     const tools = [{ type: 'function' as const, function: { name: 'weather', parameters: {} } }];
     const messages = [
@@ -267,7 +284,11 @@ onEachDatabase((open) => {
       { role: 'tool' as const, tool_call_id: 'a', content: 'sunny' },
     ];
     await openai.chat.completions.create({ model: 'tiny', messages, tools });
-    expect(tokenizer.decode(engine.requests[0]!.prompt)).toContain('sunny');
+    const prompt = tokenizer.decode(engine.requests[0]!.prompt);
+    for (const part of ['"name": "weather"', 'weather(city=Rome, )', 'tool: sunny'])
+      expect(prompt).toContain(part);
+    await openai.chat.completions.create({ model: 'tiny', messages, tools, tool_choice: 'none' });
+    expect(tokenizer.decode(engine.requests[1]!.prompt)).not.toContain('"name": "weather"');
     const broken = structuredClone(messages) as typeof messages;
     (broken[1] as (typeof messages)[1] & { tool_calls: { function: { arguments: string } }[] })
       .tool_calls[0]!.function.arguments = '{';
@@ -275,6 +296,80 @@ onEachDatabase((open) => {
       status: 400,
       param: 'messages.1.tool_calls.0.function.arguments',
     });
+  });
+
+  test('calls that the model writes are told from text, at once and streamed, also to the AI SDK', async () => {
+    const { engine, server, openai } = await start(withToolTemplate);
+    const written =
+      'I will look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>';
+    const other = '\n<tool_call>\n{"name": "clock"}\n</tool_call>';
+    engine.says = [...tokenizer.encode(written + other), END];
+    const tools = ['weather', 'clock'].map((name) => ({ type: 'function' as const, function: { name } }));
+    const request = { model: 'tiny', messages: question, tools, max_tokens: 200 };
+    const whole = await openai.chat.completions.create(request);
+    const [{ message, finish_reason }] = whole.choices as [OpenAI.ChatCompletion.Choice];
+    const called = ({ tool_calls: calls }: OpenAI.ChatCompletionMessage) =>
+      calls?.map((call) => call.type === 'function' && [call.function.name, call.function.arguments]);
+    const expected = [
+      ['weather', '{"city":"Rome"}'],
+      ['clock', '{}'],
+    ];
+    expect([message.content, called(message), finish_reason]).toEqual([
+      'I will look.',
+      expected,
+      'tool_calls',
+    ]);
+    expect(new Set(message.tool_calls?.map(({ id }) => id)).size).toBe(2);
+    const streamed = await openai.chat.completions.stream(request).finalMessage();
+    expect([streamed.content, called(streamed)]).toEqual(['I will look.', expected]);
+
+    const asked: unknown[] = [];
+    const inputSchema = jsonSchema<{ city: string }>({ type: 'object' });
+    const execute = async (input: { city: string }) => {
+      asked.push(input);
+      engine.says = [...tokenizer.encode('It is sunny.'), END];
+      return 'sunny';
+    };
+    engine.says = [...tokenizer.encode(written), END];
+    const provider = createOpenAICompatible({ name: 'anneal', baseURL: openai.baseURL, apiKey: server.key });
+    const { text, steps } = await generateText({
+      model: provider('tiny'),
+      prompt: 'Rome?',
+      tools: { weather: tool({ inputSchema, execute }) },
+      stopWhen: stepCountIs(2),
+      maxOutputTokens: 120,
+    });
+    expect([text, asked, steps.length]).toEqual(['It is sunny.', [{ city: 'Rome' }], 2]);
+    expect(tokenizer.decode(engine.requests.at(-1)!.prompt)).toContain('tool: sunny');
+  });
+
+  test('what only looks like a call is text, and without tools nothing is a call', async () => {
+    const { engine, openai } = await start(withToolTemplate);
+    const tools = [{ type: 'function' as const, function: { name: 'weather' } }];
+    const say = async (said: string, more: object = { tools }) => {
+      engine.says = [...tokenizer.encode(said), END];
+      const request = { model: 'tiny', messages: question, max_tokens: 200, ...more };
+      const whole = await openai.chat.completions.create(request);
+      const streamed = await openai.chat.completions.stream(request).finalChatCompletion();
+      for (const { choices } of [whole, streamed]) {
+        expect(choices[0]).toMatchObject({ message: { content: said }, finish_reason: 'stop' });
+        expect(choices[0]!.message.tool_calls ?? []).toEqual([]);
+      }
+    };
+    await say('<tool_call>\n{"name": \n</tool_call> is how');
+    await say('a <tool_call> that never ends');
+    await say('one < two <tool');
+    await say('<tool_call>\n{"name": "weather"}\n</tool_call>', {});
+  });
+
+  test('tools that the template would not show are refused', async () => {
+    const { engine, openai } = await start();
+    const tools = [{ type: 'function' as const, function: { name: 'weather' } }];
+    const create = (more: object) =>
+      openai.chat.completions.create({ model: 'tiny', messages: question, tools, ...more });
+    await expect(create({})).rejects.toMatchObject({ status: 400, param: 'tools' });
+    expect(engine.requests).toEqual([]);
+    await create({ tool_choice: 'none' });
   });
 
   test('sampling ends when the client goes away', async () => {

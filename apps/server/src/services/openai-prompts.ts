@@ -24,21 +24,36 @@ export function completionPrompts(prompt: CompletionRequest['prompt'], tokenizer
 /**
  * The prompt of a conversation by the model's own chat template, up to the header of the answer.
  *
- * @throws OpenAiRefusal when there is no template, or it refuses the messages
+ * @throws OpenAiRefusal when there is no template, it refuses the messages, or it shows no tools where some are given
  */
 export function chatPrompt(request: ChatCompletionRequest, tokenizer: Tokenizer): Prompt {
-  const tools = request.tool_choice === 'none' ? [] : (request.tools ?? []);
-  try {
-    const text = tokenizer.applyChatTemplate(request.messages.map(toTemplateMessage), {
+  const tools = shownTools(request);
+  const messages = request.messages.map(toTemplateMessage);
+  const render = (shown: typeof tools): string =>
+    tokenizer.applyChatTemplate(messages, {
       addGenerationPrompt: true,
-      ...(tools.length > 0 ? { tools } : {}),
+      ...(shown.length > 0 ? { tools: shown } : {}),
       ...(request.chat_template_kwargs ? { variables: request.chat_template_kwargs } : {}),
     });
+  try {
+    const text = render(tools);
+    if (tools.length > 0 && text === render([])) throw noTools();
     return { ids: Int32Array.from(tokenizer.encode(text, { addSpecialTokens: false })), text };
   } catch (cause) {
     if (!(cause instanceof ChatTemplateError)) throw cause;
     throw new OpenAiRefusal('invalid_request', `messages: ${cause.message}`, { param: 'messages', cause });
   }
+}
+
+/** The tools that the model is told of. */
+export function shownTools({ tools, tool_choice: choice }: ChatCompletionRequest) {
+  return choice === 'none' ? [] : (tools ?? []);
+}
+
+function noTools(): OpenAiRefusal {
+  const message =
+    'tools: the chat template of this model does not show tools; describe them in a system message instead';
+  return new OpenAiRefusal('invalid_request', message, { param: 'tools' });
 }
 
 function fromText(text: string, tokenizer: Tokenizer): Prompt {

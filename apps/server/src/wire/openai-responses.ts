@@ -3,6 +3,7 @@ import * as z from 'zod';
 
 const created = z.int().describe('Seconds since 1970');
 const finishReason = z.enum(['stop', 'length']).nullable();
+const chatFinishReason = z.enum(['stop', 'length', 'tool_calls']).nullable();
 
 export const OpenAiModelObject = z.object({
   id: z.string(),
@@ -61,6 +62,12 @@ const ChatLogprobs = z.object({
 
 const chat = { id: z.string(), created, model: z.string() };
 
+const ToolCall = z.object({
+  id: z.string(),
+  type: z.literal('function'),
+  function: z.object({ name: z.string(), arguments: z.string().describe('JSON') }),
+});
+
 /** Answer of `/chat/completions`. */
 export const ChatCompletion = z.object({
   ...chat,
@@ -68,9 +75,14 @@ export const ChatCompletion = z.object({
   choices: z.array(
     z.object({
       index: z.int(),
-      message: z.object({ role: z.literal('assistant'), content: z.string(), refusal: z.null() }),
+      message: z.object({
+        role: z.literal('assistant'),
+        content: z.string().nullable().describe('null where there are calls only'),
+        tool_calls: z.array(ToolCall).optional(),
+        refusal: z.null(),
+      }),
       logprobs: ChatLogprobs.nullable(),
-      finish_reason: finishReason,
+      finish_reason: chatFinishReason,
     }),
   ),
   usage: Usage,
@@ -83,9 +95,16 @@ export const ChatCompletionChunk = z.object({
   choices: z.array(
     z.object({
       index: z.int(),
-      delta: z.object({ role: z.literal('assistant').optional(), content: z.string() }),
+      delta: z.object({
+        role: z.literal('assistant').optional(),
+        content: z.string(),
+        tool_calls: z
+          .array(ToolCall.extend({ index: z.int() }))
+          .optional()
+          .describe('Each call comes whole'),
+      }),
       logprobs: ChatLogprobs.nullable(),
-      finish_reason: finishReason,
+      finish_reason: chatFinishReason,
     }),
   ),
   usage: Usage.nullish(),

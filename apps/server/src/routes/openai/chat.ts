@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import type { Delta, Generation, ScoredToken } from '../../services/openai-generation.ts';
-import { chatPrompt } from '../../services/openai-prompts.ts';
+import { chatPrompt, shownTools } from '../../services/openai-prompts.ts';
 import { OpenAiRefusal } from '../../services/openai-refusal.ts';
+import { type ToolCall, ToolCallReader } from '../../services/openai-tool-calls.ts';
 import { ChatCompletionRequest } from '../../wire/openai-requests.ts';
 import { ChatCompletion, ChatCompletionChunk, openAiAnswers } from '../../wire/openai-responses.ts';
 import type { Routes } from '../route.ts';
@@ -37,22 +38,21 @@ export const chatRoutes: Routes = async (app, { services: { openAi } }) => {
       };
       const head = { id: `chatcmpl-${randomUUID()}`, created: nowSeconds(), model: body.model };
       const scored = logprobs !== undefined;
+      const readsCalls = shownTools(body).length > 0;
       const signal = untilGone(reply);
       if (body.stream) return await sendEvents(request, reply, chunks());
       const { deltas, usage } = openAi.generator.start(generation, signal);
       const texts = await collect(deltas, generation.n);
-      const choices = texts.map((text, index) => choiceOf(index, text, scored));
+      const choices = texts.map((text, index) => choiceOf(index, text, { scored, readsCalls }));
       return { ...head, object: 'chat.completion', choices, usage: usageOf(usage) };
 
       async function* chunks(): AsyncGenerator<object> {
         const { deltas, usage } = openAi.generator.start(generation, signal);
         const chunk = { ...head, object: 'chat.completion.chunk' };
         const noUsage = includeUsage ? { usage: null } : {};
-        const begun = new Set<number>();
+        const chunkers = Array.from({ length: generation.n }, () => new Chunker({ scored, readsCalls }));
         for await (const delta of deltas) {
-          const role = begun.has(delta.index) ? {} : { role: 'assistant' };
-          begun.add(delta.index);
-          yield { ...chunk, choices: [chunkChoiceOf(delta, role, scored)], ...noUsage };
+          yield { ...chunk, choices: [chunkers[delta.index]!.next(delta)], ...noUsage };
         }
         if (includeUsage) yield { ...chunk, choices: [], usage: usageOf(usage) };
       }
@@ -76,22 +76,64 @@ function maxTokensOf(body: ChatCompletionRequest): number | undefined {
   return newer ?? older ?? undefined;
 }
 
-function choiceOf(index: number, { text, tokens, finish }: Text, scored: boolean) {
+interface Reading {
+  scored: boolean;
+  /** Tools were shown to the model: what it writes may be calls. */
+  readsCalls: boolean;
+}
+
+function choiceOf(index: number, { text, tokens, finish }: Text, { scored, readsCalls }: Reading) {
+  const reader = new ToolCallReader();
+  const said = readsCalls ? reader.push(text) : { text, calls: [] };
+  const content = said.text + (readsCalls ? reader.finish().text : '');
+  const calls = said.calls.length > 0 ? { tool_calls: said.calls.map(toolCallOf) } : {};
   return {
     index,
-    message: { role: 'assistant', content: text, refusal: null },
+    message: {
+      role: 'assistant',
+      content: content === '' && said.calls.length > 0 ? null : content,
+      ...calls,
+      refusal: null,
+    },
     logprobs: scored ? logprobsOf(tokens) : null,
-    finish_reason: finish,
+    finish_reason: finishOf(finish, said.calls.length),
   };
 }
 
-function chunkChoiceOf({ index, text, tokens, finish }: Delta, role: object, scored: boolean) {
-  return {
-    index,
-    delta: { ...role, content: text },
-    logprobs: scored ? logprobsOf(tokens) : null,
-    finish_reason: finish,
-  };
+/** The events of one text, in order. */
+class Chunker {
+  readonly #reading: Reading;
+  readonly #reader = new ToolCallReader();
+  #begun = false;
+
+  constructor(reading: Reading) {
+    this.#reading = reading;
+  }
+
+  next({ index, text, tokens, finish }: Delta) {
+    const { scored, readsCalls } = this.#reading;
+    const before = this.#reader.count;
+    const said = readsCalls ? this.#reader.push(text) : { text, calls: [] };
+    const rest = readsCalls && finish !== null ? this.#reader.finish().text : '';
+    const calls = said.calls.map((call, at) => ({ index: before + at, ...toolCallOf(call) }));
+    const role = this.#begun ? {} : { role: 'assistant' };
+    this.#begun = true;
+    return {
+      index,
+      delta: { ...role, content: said.text + rest, ...(calls.length > 0 ? { tool_calls: calls } : {}) },
+      logprobs: scored ? logprobsOf(tokens) : null,
+      finish_reason: finishOf(finish, this.#reader.count),
+    };
+  }
+}
+
+function toolCallOf({ id, name, arguments: given }: ToolCall) {
+  return { id, type: 'function', function: { name, arguments: given } };
+}
+
+/** A text that was cut is not whole, whatever calls it holds. */
+function finishOf(finish: Delta['finish'], calls: number): Delta['finish'] | 'tool_calls' {
+  return finish === 'stop' && calls > 0 ? 'tool_calls' : finish;
 }
 
 function logprobsOf(tokens: ScoredToken[]) {
