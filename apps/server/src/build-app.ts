@@ -39,6 +39,7 @@ import { trainingRoutes } from './routes/training.ts';
 import { trainingRunRoutes } from './routes/training-runs.ts';
 import { usageRoutes } from './routes/usage.ts';
 import { createServices, type Services } from './services/services.ts';
+import type { Tracing } from './telemetry/tracing.ts';
 
 export interface AppDeps {
   store: Store;
@@ -46,6 +47,8 @@ export interface AppDeps {
   config: ServerConfig;
   /** Folder of the built console; absent: it is not built. */
   consoleFolder?: string | undefined;
+  /** Where spans go; absent: there are none. */
+  tracing?: Tracing | undefined;
   /** Where log lines go; absent: nowhere. */
   logger?: FastifyServerOptions['logger'];
 }
@@ -77,7 +80,14 @@ const groups: Routes[] = [
 ];
 
 /** Builds the HTTP application over a store and an engine. Opens no port and reads no file or environment. */
-export async function buildApp({ store, engine, config, consoleFolder, logger }: AppDeps): Promise<App> {
+export async function buildApp({
+  store,
+  engine,
+  config,
+  consoleFolder,
+  tracing,
+  logger,
+}: AppDeps): Promise<App> {
   const http = Fastify({
     logger: logger ?? false,
     genReqId: requestId,
@@ -90,7 +100,8 @@ export async function buildApp({ store, engine, config, consoleFolder, logger }:
     frameworkErrors: (error, request, reply) => void sendError(toApiError(error, request), request, reply),
   });
   sendRequestIds(http);
-  const services = await createServices(store, engine, config, http.log);
+  tracing?.addTo(http);
+  const services = await createServices(store, engine, config, http.log, tracing);
   const links = new SignedLinks(await store.settings.secret('downloads'), config.downloadMinutes * 60_000);
   http.setErrorHandler((error, request, reply) => sendError(toApiError(error, request), request, reply));
   http.setNotFoundHandler((request, reply) =>

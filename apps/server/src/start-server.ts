@@ -9,6 +9,7 @@ import { logOptions } from './http/logging.ts';
 import { openStore } from './open-store.ts';
 import { StartError } from './start-error.ts';
 import { startSweeping } from './sweeper.ts';
+import { openTracing } from './telemetry/open-tracing.ts';
 
 export interface StartOptions {
   /** The TensorFlow addon of this machine. */
@@ -40,6 +41,8 @@ export async function startServer(config: ServerConfig, options: StartOptions = 
   try {
     const store = await openStore(config);
     closers.unshift(() => store.close());
+    const tracing = await openTracing(process.env);
+    if (tracing) closers.unshift(() => tracing.close());
     const createdKey = await ensureKey(store, config.apiKey);
     await store.futures.failUnfinished('The server was restarted before this request ended; send it again');
     const engine = await startEngine(config, options);
@@ -49,6 +52,7 @@ export async function startServer(config: ServerConfig, options: StartOptions = 
       engine,
       config,
       consoleFolder: findConsole(),
+      tracing,
       logger: logOptions(config),
     });
     closers.unshift(() => app.http.close());
@@ -64,6 +68,7 @@ export async function startServer(config: ServerConfig, options: StartOptions = 
         await Promise.all([app.services.sampling.close(drainMs), app.services.live.close(drainMs)]);
         await app.services.console.recorder.flush();
         await engine.close();
+        await tracing?.close();
         await store.close();
         unlock();
       }),

@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
+  ConsoleCalls,
   ConsoleMetrics,
   ConsoleOverview,
   ConsoleRolloutDetail,
@@ -85,6 +86,50 @@ onEachDatabase((open) => {
     await server.result(await server.optimStep(model, 3));
     const metrics = ConsoleMetrics.parse((await ask(server, `/runs/${model}/metrics`)).json);
     expect(metrics.series['tokens:sum']).toEqual([4]);
+  });
+
+  test('the calls of a run are told in the order of their ends, with what they did', async () => {
+    const server = await open();
+    const model = await server.model();
+    await server.result(await server.forwardBackward(model, 1, { data: 2 }));
+    await server.result(await server.forwardBackward(model, 2));
+    await server.result(await server.optimStep(model, 3, 0.25));
+    await server.result(await server.forwardBackward(model, 4, { lossFn: 'ppo' }));
+    let release = () => {};
+    server.engine.gate = new Promise((resolve) => {
+      release = resolve;
+    });
+    const pending = await server.forwardBackward(model, 5);
+    const all = ConsoleCalls.parse((await ask(server, `/runs/${model}/calls`)).json);
+    expect(all.calls.map(({ kind, seq, state }) => [kind, seq, state])).toEqual([
+      ['create_model', null, 'done'],
+      ['forward_backward', '1', 'done'],
+      ['forward_backward', '2', 'done'],
+      ['optim_step', '3', 'done'],
+      ['forward_backward', '4', 'failed'],
+    ]);
+    const [, first, , step, failed] = all.calls;
+    expect(first).toMatchObject({ tokens: 8, sequences: 2, loss_fn: 'cross_entropy', error: null });
+    expect(first?.metrics).toHaveProperty('loss:sum');
+    expect(step?.metrics).toMatchObject({ learning_rate: 0.25 });
+    expect(failed).toMatchObject({ error: expect.stringContaining('ppo'), metrics: {}, tokens: null });
+    for (const { submitted_at: submitted, started_at: started, ended_at: end } of all.calls) {
+      expect(submitted).toBeLessThanOrEqual(started ?? Number.NaN);
+      expect(started).toBeLessThanOrEqual(end ?? Number.NaN);
+    }
+    expect(all.pending).toMatchObject([{ seq: '5', state: 'pending', ended_at: null, metrics: {} }]);
+    expect(all).toMatchObject({ more: false, run_ended: false });
+    release();
+    await server.result(pending);
+    const later = ConsoleCalls.parse((await ask(server, `/runs/${model}/calls?after=${all.cursor}`)).json);
+    expect(later.calls.map(({ seq }) => seq)).toEqual(['5']);
+    const page = ConsoleCalls.parse((await ask(server, `/runs/${model}/calls?limit=2`)).json);
+    expect([page.calls.length, page.more]).toEqual([2, true]);
+    const last = ConsoleCalls.parse((await ask(server, `/runs/${model}/calls?limit=2&last=true`)).json);
+    expect(last.calls.map(({ seq }) => seq)).toEqual(['4', '5']);
+    expect((await ask(server, `/runs/${model}/calls`, server.otherKey)).status).toBe(404);
+    await server.result(await server.post('/unload_model', { model_id: model }));
+    expect((await ask(server, `/runs/${model}/calls`)).json.run_ended).toBe(true);
   });
 
   test('runs show their LoRA, latest step, settings and checkpoints', async () => {

@@ -8,6 +8,7 @@ import { encodeForwardBackwardRequest } from '@anneal/types';
 import { afterAll, beforeAll, describe } from 'vitest';
 import { findPostgres, startPostgres, type TestPostgres } from '../../../packages/store/test/postgres.ts';
 import { type App, buildApp, ServerConfig, type ServerConfigInput } from '../src/index.ts';
+import type { Tracing } from '../src/telemetry/tracing.ts';
 import { FakeEngine } from './fake-engine.ts';
 
 export const MODEL = 'tiny';
@@ -199,6 +200,7 @@ function toJson(body: unknown): string {
 export interface OpenOptions {
   config?: Partial<ServerConfigInput>;
   engine?: FakeEngine;
+  tracing?: Tracing | undefined;
   /** Opens again what an earlier server used. */
   like?: TestServer;
 }
@@ -251,7 +253,7 @@ async function openServer(dir: string, url: string | undefined, options: OpenOpt
     pollSeconds: 1,
     ...options.config,
   });
-  const app = await buildApp({ store, engine, config });
+  const app = await buildApp({ store, engine, config, tracing: options.tracing });
   const { like } = options;
   const key = like?.key ?? (await store.keys.create('ada', 'test')).secret;
   const otherKey = like?.otherKey ?? (await store.keys.create('bob', 'test')).secret;

@@ -5,6 +5,16 @@ import { loraColumns, type RunLora, type Snapshot, snapshotColumns } from './tra
 
 export type ErrorCategory = 'user' | 'server';
 
+/** What a request worked on and what came of it, in numbers, for those who read about it later. */
+export interface CallDetail {
+  /** Tokens that went through the model: of all datums, or of the prompt and its samples. */
+  tokens?: number;
+  /** Datums, or samples. */
+  sequences?: number;
+  lossFn?: string;
+  metrics?: Record<string, number>;
+}
+
 /** A request whose result is fetched later. */
 export interface FutureRow {
   requestId: string;
@@ -20,8 +30,11 @@ export interface FutureRow {
   error: string | null;
   category: ErrorCategory | null;
   createdAt: number;
+  /** When its work was handed on; null while it waits for its turn. */
+  startedAt: number | null;
   finishedAt: number | null;
   completion: number;
+  detail: CallDetail | null;
 }
 
 export type NewFuture = Pick<
@@ -41,7 +54,7 @@ export interface RunEffect {
 }
 
 export type Outcome =
-  | { state: 'done'; resultType: 'json' | 'protobuf'; body: Uint8Array }
+  | { state: 'done'; resultType: 'json' | 'protobuf'; body: Uint8Array; detail?: CallDetail }
   | { state: 'failed'; error: string; category: ErrorCategory };
 
 export class FutureStore {
@@ -86,12 +99,18 @@ export class FutureStore {
     });
   }
 
-  async finish(requestId: string, outcome: Outcome, effect?: RunEffect): Promise<void> {
+  /** @param startedAt When the work was handed on; absent: it never was */
+  async finish(
+    requestId: string,
+    outcome: Outcome,
+    effect?: RunEffect,
+    startedAt: number | null = null,
+  ): Promise<void> {
     const now = Date.now();
     await this.#database.write(async (db) => {
       await db
         .updateTable('futures')
-        .set(this.#outcomeColumns(outcome, now))
+        .set({ ...this.#outcomeColumns(outcome, now), started_at: startedAt })
         .where('request_id', '=', requestId)
         .execute();
       if (outcome.state === 'done') {
@@ -122,6 +141,36 @@ export class FutureStore {
       .where('sampler_id', '=', samplerId)
       .where('completion', '>', after)
       .orderBy('completion')
+      .limit(limit)
+      .execute();
+    return rows.map(fromRow);
+  }
+
+  /** Ended requests of a model after this completion number, in the order of their ends; with `last`, the latest of them. */
+  async endedOfModel(
+    modelId: string,
+    { after, limit, last }: { after: number; limit: number; last: boolean },
+  ): Promise<FutureRow[]> {
+    const rows = await this.#database.db
+      .selectFrom('futures')
+      .selectAll()
+      .where('model_id', '=', modelId)
+      .where('completion', '>', after)
+      .orderBy('completion', last ? 'desc' : 'asc')
+      .limit(limit)
+      .execute();
+    const found = rows.map(fromRow);
+    return last ? found.reverse() : found;
+  }
+
+  /** Requests of a model that have not ended, oldest first. */
+  async pendingOfModel(modelId: string, limit: number): Promise<FutureRow[]> {
+    const rows = await this.#database.db
+      .selectFrom('futures')
+      .selectAll()
+      .where('model_id', '=', modelId)
+      .where('completion', '=', 0)
+      .orderBy('created_at')
       .limit(limit)
       .execute();
     return rows.map(fromRow);
@@ -218,6 +267,7 @@ export class FutureStore {
           state: 'done',
           result_type: outcome.resultType,
           result_size: outcome.body.byteLength,
+          detail: outcome.detail ? JSON.stringify(outcome.detail) : null,
           finished_at: now,
           completion,
         }
@@ -281,9 +331,11 @@ function pendingRow(future: NewFuture, now: number): FuturesTable {
     error: null,
     category: null,
     created_at: now,
+    started_at: null,
     finished_at: null,
     read_at: null,
     completion: 0,
+    detail: null,
   };
 }
 
@@ -302,7 +354,9 @@ function fromRow(row: FuturesTable): FutureRow {
     error: row.error,
     category: row.category,
     createdAt: row.created_at,
+    startedAt: row.started_at,
     finishedAt: row.finished_at,
     completion: row.completion,
+    detail: row.detail === null ? null : (JSON.parse(row.detail) as CallDetail),
   };
 }

@@ -13,7 +13,15 @@ export type {
 export type { DailyUsageStore, DayUsage } from './daily-usage.ts';
 export { type Database, DatabaseInUseError, isTextRefused, openPostgres, openSqlite } from './database.ts';
 export { FolderInUseError, lockFolder } from './folder-lock.ts';
-export type { ErrorCategory, FutureRow, FutureStore, NewFuture, Outcome, RunEffect } from './futures.ts';
+export type {
+  CallDetail,
+  ErrorCategory,
+  FutureRow,
+  FutureStore,
+  NewFuture,
+  Outcome,
+  RunEffect,
+} from './futures.ts';
 export type { ApiKey, KeyStore } from './keys.ts';
 export type { Rollout, RolloutStore, RolloutSummary, RolloutTokens } from './rollouts.ts';
 export type { RunMetricsStore, RunSettings, StepMetrics } from './run-metrics.ts';

@@ -112,10 +112,14 @@ export interface FuturesTable {
   error: string | null;
   category: 'user' | 'server' | null;
   created_at: number;
+  /** When its work was handed on. */
+  started_at: number | null;
   finished_at: number | null;
   read_at: number | null;
   /** Grows with each completion; 0 while pending. */
   completion: number;
+  /** JSON of a `CallDetail`. */
+  detail: string | null;
 }
 
 export interface FutureResultsTable {

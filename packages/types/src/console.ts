@@ -143,6 +143,46 @@ export const ConsoleMetrics = z
 
 export type ConsoleMetrics = z.infer<typeof ConsoleMetrics>;
 
+/** A request of a run. */
+export const ConsoleCall = z
+  .object({
+    request_id: z.string(),
+    /** Its place in the order of the run's requests, decimal; null without one. */
+    seq: z.string().nullable(),
+    /** As on the wire: `forward_backward`, `optim_step`, `save_weights`, ... */
+    kind: z.string(),
+    state: z.enum(['pending', 'done', 'failed']),
+    submitted_at: time,
+    /** When its work was handed to the engine; null while it waits for its turn, and where it never was. */
+    started_at: time.nullable(),
+    ended_at: time.nullable(),
+    tokens: count.nullable(),
+    sequences: count.nullable(),
+    loss_fn: z.string().nullable(),
+    metrics: z.record(z.string(), z.number()),
+    error: z.string().nullable(),
+  })
+  .meta({ id: 'ConsoleCall' });
+
+export type ConsoleCall = z.infer<typeof ConsoleCall>;
+
+/** Requests of a run that are remembered, in the order in which they ended. */
+export const ConsoleCalls = z
+  .object({
+    calls: z.array(ConsoleCall),
+    /** Those that have not ended, oldest first. */
+    pending: z.array(ConsoleCall),
+    /** To be given as `after`, to get what ended later. */
+    cursor: count,
+    /** There may be more after the cursor. */
+    more: z.boolean(),
+    /** The run takes no more requests. */
+    run_ended: z.boolean(),
+  })
+  .meta({ id: 'ConsoleCalls' });
+
+export type ConsoleCalls = z.infer<typeof ConsoleCalls>;
+
 /** Sessions whose samples were recorded, the most recent first. */
 export const ConsoleRolloutSessions = z
   .object({

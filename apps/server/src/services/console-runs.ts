@@ -1,24 +1,35 @@
-import type { Store, TrainingRun } from '@anneal/store';
-import type { ConsoleRun, ConsoleRuns, ConsoleSession } from '@anneal/types/console';
-import { metricsOf } from '../wire/console.ts';
+import type { Session, Store, TrainingRun } from '@anneal/store';
+import type { ConsoleCalls, ConsoleRun, ConsoleRuns, ConsoleSession } from '@anneal/types/console';
+import { callOf, metricsOf } from '../wire/console.ts';
 import { texts, toCheckpoint } from '../wire/listings.ts';
 import type { CheckpointService } from './checkpoints.ts';
+import type { FutureService } from './futures.ts';
 import type { RunService } from './runs.ts';
 
 const TRAINING_MS = 60_000;
 const SESSIONS = 100;
+const PENDING = 1000;
+
+export interface ConsoleRunDeps {
+  store: Store;
+  runs: RunService;
+  checkpoints: CheckpointService;
+  futures: FutureService;
+}
 
 /** Runs and sessions as the console shows them: only the owner's. */
 export class ConsoleRunService {
   readonly #store: Store;
   readonly #runs: RunService;
   readonly #checkpoints: CheckpointService;
+  readonly #futures: FutureService;
   readonly #silenceMs: number;
 
-  constructor(store: Store, runs: RunService, checkpoints: CheckpointService, silenceMs: number) {
+  constructor({ store, runs, checkpoints, futures }: ConsoleRunDeps, silenceMs: number) {
     this.#store = store;
     this.#runs = runs;
     this.#checkpoints = checkpoints;
+    this.#futures = futures;
     this.#silenceMs = silenceMs;
   }
 
@@ -43,6 +54,29 @@ export class ConsoleRunService {
   async metrics(id: string, owner: string, after: number | undefined) {
     await this.#runs.get(id, owner, 'owned');
     return metricsOf(id, await this.#store.metrics.ofRun(id, after));
+  }
+
+  /** What the run was asked, as far as it is remembered. @throws ApiError `not_found` unless this owner has the run. */
+  async calls(
+    id: string,
+    owner: string,
+    query: { after: number; limit: number; last: boolean },
+  ): Promise<ConsoleCalls> {
+    const run = await this.#runs.get(id, owner, 'owned');
+    const session = await this.#store.sessions.get(run.sessionId);
+    // Pending ones first: what ends in between is then among both, but in neither missing.
+    const pending = await this.#store.futures.pendingOfModel(id, PENDING);
+    const ended = await this.#store.futures.endedOfModel(id, query);
+    const known = new Set(ended.map(({ requestId }) => requestId));
+    return {
+      calls: ended.map(callOf),
+      pending: pending
+        .filter(({ requestId }) => !known.has(requestId))
+        .map((row) => callOf({ ...row, startedAt: this.#futures.startedAt(row.requestId) ?? null })),
+      cursor: ended.at(-1)?.completion ?? query.after,
+      more: ended.length === query.limit && !query.last,
+      run_ended: hasEnded(run, session),
+    };
   }
 
   /** Newest first, those that have not finished before those that have. */
@@ -82,14 +116,13 @@ export class ConsoleRunService {
     const now = Date.now();
     return runs.map((run) => {
       const session = sessions.get(run.sessionId);
-      const hasEnded = run.unloadedAt !== null || (session?.finishedAt ?? null) !== null;
       const step = latest.get(run.id);
       return {
         run_id: run.id,
         session_id: run.sessionId,
         session_name: session?.displayName ?? null,
         base_model: run.baseModel,
-        state: hasEnded ? 'ended' : run.lastRequestAt > now - TRAINING_MS ? 'training' : 'idle',
+        state: hasEnded(run, session) ? 'ended' : run.lastRequestAt > now - TRAINING_MS ? 'training' : 'idle',
         corrupted: run.corrupted,
         lora: {
           rank: run.lora.rank,
@@ -107,4 +140,9 @@ export class ConsoleRunService {
       };
     });
   }
+}
+
+/** Whether a run takes no more requests. */
+function hasEnded(run: TrainingRun, session: Session | undefined): boolean {
+  return run.unloadedAt !== null || (session?.finishedAt ?? null) !== null;
 }

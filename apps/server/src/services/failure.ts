@@ -1,5 +1,5 @@
 import { EngineError } from '@anneal/engine';
-import { BlobMissingError, type Outcome } from '@anneal/store';
+import { BlobMissingError, type CallDetail, type Outcome } from '@anneal/store';
 import { WireFormatError } from '@anneal/types';
 import type { FastifyBaseLogger } from 'fastify';
 import { ApiError } from '../errors.ts';
@@ -19,11 +19,12 @@ export function failed(error: unknown, log: FastifyBaseLogger, requestId: string
 }
 
 /** A JSON result. */
-export function jsonResult(value: Record<string, unknown>): Outcome {
-  return { state: 'done', resultType: 'json', body: Buffer.from(JSON.stringify(value)) };
+export function jsonResult(value: Record<string, unknown>, detail?: CallDetail): Outcome {
+  const body = Buffer.from(JSON.stringify(value));
+  return { state: 'done', resultType: 'json', body, ...(detail ? { detail } : {}) };
 }
 
 /** A protobuf result. */
-export function protobufResult(body: Uint8Array): Outcome {
-  return { state: 'done', resultType: 'protobuf', body };
+export function protobufResult(body: Uint8Array, detail: CallDetail): Outcome {
+  return { state: 'done', resultType: 'protobuf', body, detail };
 }

@@ -1,4 +1,13 @@
-import type { ErrorCategory, FutureRow, NewFuture, Outcome, RunEffect, Store } from '@anneal/store';
+import type {
+  CallDetail,
+  ErrorCategory,
+  FutureRow,
+  NewFuture,
+  Outcome,
+  RunEffect,
+  Store,
+} from '@anneal/store';
+import type { Context } from '@opentelemetry/api';
 import type { FastifyBaseLogger } from 'fastify';
 import { ApiError } from '../errors.ts';
 
@@ -13,18 +22,27 @@ export interface FutureOptions {
   keepMs: number;
   /** How long a result that nobody reads is kept. */
   maxMs: number;
+  /** The trace in which a submission happens. */
+  trace?: (() => Context | undefined) | undefined;
 }
 
-/** A request that ended, for those who count. */
-export interface Ended {
-  kind: string;
+/** A request that ended, for those who count and trace. Times are milliseconds since 1970. */
+export interface Ended extends Pick<NewFuture, 'requestId' | 'kind' | 'modelId' | 'samplerId'> {
   state: Outcome['state'];
-  seconds: number;
+  submittedAt: number;
+  /** When its work was handed to the engine; absent: it never was. */
+  startedAt?: number;
+  endedAt: number;
+  detail?: CallDetail;
+  /** The trace in which it was submitted. */
+  trace: Context | undefined;
 }
 
 interface Live {
-  kind: string;
+  future: NewFuture;
   submittedAt: number;
+  startedAt?: number;
+  trace: Context | undefined;
   /** Who waits for the result. */
   waiters: Set<() => void>;
 }
@@ -67,6 +85,17 @@ export class FutureService {
     return () => void this.#endListeners.delete(listener);
   }
 
+  /** Notes that a request's work is handed on. */
+  started(requestId: string): void {
+    const live = this.#live.get(requestId);
+    if (live) live.startedAt ??= Date.now();
+  }
+
+  /** When a request's work was handed on, of one that has not ended. */
+  startedAt(requestId: string): number | undefined {
+    return this.#live.get(requestId)?.startedAt;
+  }
+
   /**
    * Records a request. False: it is a copy of one that is known, which must not run again.
    *
@@ -75,7 +104,8 @@ export class FutureService {
   async submit(future: NewFuture): Promise<boolean> {
     const isFirst = !this.#live.has(future.requestId);
     if (isFirst) {
-      this.#live.set(future.requestId, { kind: future.kind, submittedAt: Date.now(), waiters: new Set() });
+      const trace = this.#options.trace?.();
+      this.#live.set(future.requestId, { future, submittedAt: Date.now(), trace, waiters: new Set() });
     }
     let existing: FutureRow | undefined;
     try {
@@ -99,21 +129,35 @@ export class FutureService {
       error: error.message,
       category: error.category,
     });
-    this.#tellEnd({ kind: future.kind, state: 'failed', seconds: 0 });
+    const now = Date.now();
+    this.#tellEnd(future, {
+      state: 'failed',
+      submittedAt: now,
+      endedAt: now,
+      trace: this.#options.trace?.(),
+    });
   }
 
   /** Ends a request, and records what it did to its run, before anyone hears of it. */
   async complete(requestId: string, outcome: Outcome, effect?: RunEffect): Promise<void> {
+    const live = this.#live.get(requestId);
     try {
-      await this.#store.futures.finish(requestId, outcome, effect);
+      await this.#store.futures.finish(requestId, outcome, effect, live?.startedAt);
     } catch (error) {
       this.#log.error({ err: error, requestId }, 'a result could not be stored');
       this.#unstored.add(requestId);
     }
-    const live = this.#live.get(requestId);
     if (live) {
-      const { kind, submittedAt } = live;
-      this.#tellEnd({ kind, state: outcome.state, seconds: (Date.now() - submittedAt) / 1000 });
+      const { future, submittedAt, startedAt, trace } = live;
+      const detail = outcome.state === 'done' ? outcome.detail : undefined;
+      this.#tellEnd(future, {
+        state: outcome.state,
+        submittedAt,
+        ...(startedAt === undefined ? {} : { startedAt }),
+        endedAt: Date.now(),
+        ...(detail ? { detail } : {}),
+        trace,
+      });
     }
     this.#wake(requestId);
   }
@@ -224,8 +268,8 @@ export class FutureService {
     for (const wake of live?.waiters ?? []) wake();
   }
 
-  #tellEnd(ended: Ended): void {
-    for (const listener of this.#endListeners) listener(ended);
+  #tellEnd({ requestId, kind, modelId, samplerId }: NewFuture, how: Omit<Ended, keyof NewFuture>): void {
+    for (const listener of this.#endListeners) listener({ requestId, kind, modelId, samplerId, ...how });
   }
 
   async #flushRead(): Promise<void> {

@@ -96,9 +96,9 @@ function futureMetrics(registry: Registry, futures: FutureService): void {
     buckets: WORK_SECONDS,
     registers,
   });
-  futures.onEnded(({ kind, state, seconds: took }) => {
+  futures.onEnded(({ kind, state, submittedAt, endedAt }) => {
     ended.inc({ kind, state });
-    seconds.observe({ kind }, took);
+    seconds.observe({ kind }, (endedAt - submittedAt) / 1000);
   });
 }
 

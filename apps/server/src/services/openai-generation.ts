@@ -54,6 +54,17 @@ export interface Generating {
   usage: Usage;
 }
 
+/** Texts of one prompt that were generated, or could not be, for those who trace. Times are milliseconds since 1970. */
+export interface Generated {
+  /** As the request named it. */
+  model: string;
+  startedAt: number;
+  endedAt: number;
+  promptTokens: number;
+  completionTokens: number;
+  failed: boolean;
+}
+
 /** The most texts of one request. */
 const MAX_TEXTS = 4096;
 const UNUSED = -99_999;
@@ -64,6 +75,7 @@ export interface GeneratorDeps {
   pool: SamplerPool;
   recorder: Recorder;
   maxPending: number;
+  onGenerated?: ((generated: Generated) => void) | undefined;
 }
 
 /** Texts by sampling, for calls whose caller waits on the connection. */
@@ -98,7 +110,9 @@ export class OpenAiGenerator {
     this.#running.add(abort);
     this.#pending += generation.prompts.length;
     const work = generation.prompts.map((prompt, at) =>
-      this.#one(generation, prompt, at * generation.n, abort.signal, usage, (delta) => deltas.push(delta)),
+      this.#observed(generation, prompt, () =>
+        this.#one(generation, prompt, at * generation.n, abort.signal, usage, (delta) => deltas.push(delta)),
+      ),
     );
     Promise.all(work)
       .then(
@@ -118,6 +132,26 @@ export class OpenAiGenerator {
     for (const abort of this.#running) abort.abort();
   }
 
+  /** @param work Resolves with the number of tokens that were drawn. */
+  async #observed({ model }: Generation, prompt: Prompt, work: () => Promise<number>): Promise<void> {
+    const startedAt = Date.now();
+    const tell = (completionTokens: number, failed: boolean): void =>
+      this.#deps.onGenerated?.({
+        model: model.id,
+        startedAt,
+        endedAt: Date.now(),
+        promptTokens: prompt.ids.length,
+        completionTokens,
+        failed,
+      });
+    try {
+      tell(await work(), false);
+    } catch (error) {
+      tell(0, true);
+      throw error;
+    }
+  }
+
   async #one(
     generation: Generation,
     prompt: Prompt,
@@ -125,7 +159,7 @@ export class OpenAiGenerator {
     signal: AbortSignal,
     usage: Usage,
     send: (delta: Delta) => void,
-  ): Promise<void> {
+  ): Promise<number> {
     const { model, n, params, logprobs, echo } = generation;
     const texts = Array.from({ length: n }, (_, at) => new Choice(generation, prompt, firstIndex + at, send));
     // Scores of candidates and of the prompt come with the result only.
@@ -160,7 +194,9 @@ export class OpenAiGenerator {
     this.#deps.recorder.generated(model.owner, prompt.ids.length, wanted);
     usage.promptTokens += prompt.ids.length;
     usage.cachedTokens += result.promptCacheHitTokens;
-    usage.completionTokens += wanted.sequences.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    const drawn = wanted.sequences.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    usage.completionTokens += drawn;
+    return drawn;
   }
 
   #check({ model, prompts, n, params }: Generation): void {

@@ -42,7 +42,9 @@ export class PassService {
           if (!forwardOnly) {
             this.#recorder.passed(live.run, { data, lossFn, metrics: output.metrics, startedAt });
           }
-          const outcome = protobufResult(encodeForwardBackwardOutput(output));
+          const tokens = data.reduce((sum, datum) => sum + datum.tokens.length, 0);
+          const detail = { tokens, sequences: data.length, lossFn, metrics: finiteOnly(output.metrics) };
+          const outcome = protobufResult(encodeForwardBackwardOutput(output), detail);
           return forwardOnly ? { outcome } : { outcome, effect: { changedSeq: seq } };
         })();
         return { result };
@@ -67,7 +69,9 @@ export class PassService {
           this.#live.changed(live, seq, 'step');
           stepsBy = live.step;
           this.#recorder.stepped(live.run, live.step, adam, metrics);
-          const outcome = jsonResult({ type: 'optim_step', metrics: finiteOnly(metrics) });
+          const told = finiteOnly(metrics);
+          const detail = { metrics: { ...told, learning_rate: adam.learningRate } };
+          const outcome = jsonResult({ type: 'optim_step', metrics: told }, detail);
           return { outcome, effect: { changedSeq: seq } };
         })();
         result.catch(() => {});

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { Engine, SampleRequest as EngineSample } from '@anneal/engine';
+import type { Engine, SampleRequest as EngineSample, SampleResult } from '@anneal/engine';
 import type { Sampler } from '@anneal/store';
 import { encodeSampleResponse, type SampleRequest, type UntypedApiFuture } from '@anneal/types';
 import type { FastifyBaseLogger } from 'fastify';
@@ -42,6 +42,11 @@ interface Running {
   sessionId: string | null;
   abort: AbortController;
   ended: Promise<void>;
+}
+
+/** Tokens that were drawn, of all samples together. */
+function sampledTokens({ sequences }: SampleResult): number {
+  return sequences.reduce((sum, { tokens }) => sum + tokens.length, 0);
 }
 
 /** Samples: independent of each other, run as soon as they come, ended early when nobody wants them. */
@@ -139,10 +144,17 @@ export class SamplingService {
       const result = await pool.use(
         weights,
         () => samplers.source(weights, target.modelPath, owner),
-        (samplerId) => engine.sample({ ...sample, samplerId }, { signal }),
+        (samplerId) => {
+          futures.started(requestId);
+          return engine.sample({ ...sample, samplerId }, { signal });
+        },
       );
       const body = encodeSampleResponse(toEncodableSample(result, request));
-      await futures.complete(requestId, protobufResult(body));
+      const detail = {
+        tokens: sample.prompt.length + sampledTokens(result),
+        sequences: result.sequences.length,
+      };
+      await futures.complete(requestId, protobufResult(body, detail));
       if (sampler) recorder.sampled(requestId, sampler, sample, result);
       else recorder.generated(owner, sample.prompt.length, result);
     } catch (error) {

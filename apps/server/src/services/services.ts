@@ -2,6 +2,7 @@ import type { Engine } from '@anneal/engine';
 import type { Store, UsageStore } from '@anneal/store';
 import type { FastifyBaseLogger } from 'fastify';
 import type { ServerConfig } from '../config.ts';
+import type { Tracing } from '../telemetry/tracing.ts';
 import { BaseModels } from './base-models.ts';
 import { CheckpointService } from './checkpoints.ts';
 import { ConsoleAccountService } from './console-account.ts';
@@ -69,6 +70,7 @@ export async function createServices(
   engine: Engine,
   config: ServerConfig,
   log: FastifyBaseLogger,
+  tracing?: Tracing,
 ): Promise<Services> {
   const baseModels = new BaseModels(await engine.baseModels(), config.models);
   const sessions = new SessionService(store);
@@ -77,7 +79,9 @@ export async function createServices(
   const futures = new FutureService(store, log, {
     keepMs: config.resultKeepMinutes * MINUTE,
     maxMs: config.resultMaxHours * HOUR,
+    trace: tracing && (() => tracing.current),
   });
+  tracing?.follow(futures);
   const live = new LiveModels(
     { store, engine, checkpoints, log },
     { gapMs: config.gapSeconds * 1000, journalMs: config.journalSeconds * 1000 },
@@ -112,13 +116,14 @@ export async function createServices(
         pool,
         recorder,
         maxPending: config.maxPendingSamples,
+        onGenerated: tracing && ((generated) => tracing.generated(generated)),
       }),
     },
     console: {
       monitor,
       recorder,
       feed: new LiveFeed(monitor, recorder),
-      runs: new ConsoleRunService(store, runs, checkpoints, config.sessionSilenceSeconds * 1000),
+      runs: new ConsoleRunService({ store, runs, checkpoints, futures }, config.sessionSilenceSeconds * 1000),
       rollouts: new ConsoleRolloutService({ store, sessions, baseModels, models: openAiModels }),
       account: new ConsoleAccountService(store),
     },

@@ -97,6 +97,7 @@ export class TrainingService {
   async start(future: NewFuture, work: () => Promise<Outcome>): Promise<void> {
     if (!(await this.#deps.futures.submit(future))) return;
     const { requestId } = future;
+    this.#deps.futures.started(requestId);
     void work().then(
       (outcome) => this.#deps.futures.complete(requestId, outcome),
       (error: unknown) => this.#fail(requestId, error),
@@ -115,6 +116,7 @@ export class TrainingService {
     });
     try {
       if (!job.replacesModel) await this.#deps.live.ensure(live);
+      this.#deps.futures.started(requestId);
       const { result } = await job.run(live, seq, ended);
       return { done: this.#finish(live, requestId, result).then(end) };
     } catch (error) {

@@ -1,9 +1,11 @@
 import type { TrainingRun } from '@anneal/client';
-import { ConsoleMetrics } from '@anneal/types/console';
+import { type ConsoleCall, ConsoleMetrics } from '@anneal/types/console';
 import type { Command } from 'commander';
 import { facts, print, table } from '../output/print.ts';
 import { addRemoteOptions, callServer, type RemoteOptions, withConnection, withServer } from '../remote.ts';
+import { callsOf, describeCall } from '../runs/call-log.ts';
 import { naturalNumber, take } from './listing.ts';
+import { wholeNumberUpTo } from './numbers.ts';
 
 export function runCommand(program: Command): Command {
   const run = program
@@ -23,6 +25,12 @@ export function runCommand(program: Command): Command {
     .description('loss and other metrics of each step')
     .option('--after <step>', 'only steps after this one', naturalNumber)
     .action(metrics);
+  addRemoteOptions(run.command('logs'))
+    .argument('<run>', "the run's id")
+    .description('what the run was asked: time, kind, duration, tokens, metrics and errors of each request')
+    .option('--tail <number>', 'only the latest so many, up to 1000', wholeNumberUpTo(1000))
+    .option('-f, --follow', 'go on as requests end, until the run does')
+    .action(logs);
   return run;
 }
 
@@ -72,6 +80,25 @@ async function metrics(id: string, { after, ...options }: RemoteOptions & { afte
     return ConsoleMetrics.parse(await (await callServer(connection, path)).json());
   });
   print(options.json, found, () => stepTable(found));
+}
+
+async function logs(
+  id: string,
+  { tail, follow, ...options }: RemoteOptions & { tail?: number; follow?: boolean },
+): Promise<void> {
+  const interrupt = new AbortController();
+  process.once('SIGINT', () => interrupt.abort());
+  const shown = options.json ? (call: ConsoleCall) => JSON.stringify(call) : describeCall;
+  let count = 0;
+  await withConnection(options, async (connection) => {
+    for await (const call of callsOf(connection, id, { tail, follow, signal: interrupt.signal })) {
+      process.stdout.write(`${shown(call)}\n`);
+      count++;
+    }
+  }).catch((error: unknown) => {
+    if (!interrupt.signal.aborted) throw error;
+  });
+  if (count === 0 && !options.json) process.stderr.write('No requests are remembered.\n');
 }
 
 function stepTable({ steps, at, series }: ConsoleMetrics): string {

@@ -3,6 +3,7 @@ import { Migrator } from 'kysely/migration';
 import * as initial from './0001-initial.ts';
 import * as recordings from './0002-recordings.ts';
 import * as sharedExperts from './0003-shared-experts.ts';
+import * as callDetails from './0004-call-details.ts';
 import type { ColumnTypes } from './column-types.ts';
 
 interface SchemaStep {
@@ -14,6 +15,7 @@ const steps: Record<string, SchemaStep> = {
   '0001-initial': initial,
   '0002-recordings': recordings,
   '0003-shared-experts': sharedExperts,
+  '0004-call-details': callDetails,
 };
 
 /**

@@ -1,4 +1,4 @@
-import { ConsoleMetrics, ConsoleRunDetail, ConsoleRuns } from '@anneal/types/console';
+import { ConsoleCalls, ConsoleMetrics, ConsoleRunDetail, ConsoleRuns } from '@anneal/types/console';
 import * as z from 'zod';
 import { answers, type Routes } from '../route.ts';
 
@@ -12,6 +12,18 @@ const page = z.strictObject({
 const MAX_STEP = 2 ** 31 - 1;
 const since = z.strictObject({
   after: z.coerce.number().int().min(0).max(MAX_STEP).optional().describe('Only steps after this one'),
+});
+
+const calls = z.strictObject({
+  after: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .max(Number.MAX_SAFE_INTEGER)
+    .default(0)
+    .describe('Only calls that ended after this cursor'),
+  limit: z.coerce.number().int().min(1).max(1000).default(1000),
+  last: z.stringbool().default(false).describe('Of those that match, the latest instead of the first'),
 });
 
 /** Training runs with their curves. */
@@ -32,5 +44,11 @@ export const consoleRunRoutes: Routes = async (app, { services: { console } }) =
     '/runs/:run_id/metrics',
     { schema: { tags, params, querystring: since, response: answers(ConsoleMetrics) } },
     ({ owner, params, query }) => console.runs.metrics(params.run_id, owner, query.after),
+  );
+
+  app.get(
+    '/runs/:run_id/calls',
+    { schema: { tags, params, querystring: calls, response: answers(ConsoleCalls) } },
+    ({ owner, params, query }) => console.runs.calls(params.run_id, owner, query),
   );
 };
