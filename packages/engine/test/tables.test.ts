@@ -37,16 +37,38 @@ test('AdamW equals float64 over steps with changing settings, clipping on, off a
       expect(maxDifference(tensor.dataSync(), want) / scale, `${prefix}.${names[i]}`).toBeLessThan(1e-5);
     });
   let parameters = load('init');
-  const state = createAdamState(parameters);
+  const state = createAdamState();
   steps.forEach(({ adam_params, grad_norm }, i) => {
     const t = i + 1;
     const stepped = adamwStep(parameters, load(`${t}.grad`), state, camelCase(adam_params));
-    parameters = stepped.parameters;
+    parameters = stepped.parameters!;
     expect(Math.abs(stepped.norm - grad_norm)).toBeLessThan(1e-5 * Math.max(1, grad_norm));
     close(parameters, `${t}.param`);
-    close(state.m, `${t}.m`);
-    close(state.v, `${t}.v`);
+    close(state.moments!.m, `${t}.m`);
+    close(state.moments!.v, `${t}.v`);
   });
+});
+
+test('a step without a gradient is one with a gradient of zero, before the first gradient and after it', () => {
+  const hyper = { learningRate: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.5, gradClipNorm: 0 };
+  const gradient = () => [tf.tensor1d([0.5, -2])];
+  const zero = () => [tf.zeros([2])];
+  const run = (none: () => Tensor[] | undefined) => {
+    const state = createAdamState();
+    let parameters: Tensor[] = [tf.tensor1d([1, -3])];
+    const seen = [none(), gradient(), none()].map((grads) => {
+      const stepped = adamwStep(parameters, grads, state, hyper);
+      parameters = stepped.parameters ?? parameters;
+      return [...parameters[0]!.dataSync(), stepped.norm];
+    });
+    return { seen, step: state.step };
+  };
+  const [left, given] = [run(() => undefined), run(zero)];
+  expect(left).toEqual(given);
+  expect(left.seen[0]).toEqual([0.95, -2.85, 0].map(Math.fround));
+  const state = createAdamState();
+  expect(adamwStep(zero(), undefined, state, { ...hyper, weightDecay: 0 }).parameters).toBeUndefined();
+  expect(state).toEqual({ step: 1, moments: undefined });
 });
 
 interface SamplingTable {

@@ -18,7 +18,7 @@ import { LoraAdapter } from '../lora/adapter.ts';
 import { loraShapes } from '../lora/shapes.ts';
 import type { ExpertLayout, LoraModule } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
-import type { AdamState } from '../optimizer/adamw.ts';
+import { type AdamState, zeroMoments } from '../optimizer/adamw.ts';
 
 export const ADAPTER = 'adapter_model.safetensors';
 export const ADAPTER_CONFIG = 'adapter_config.json';
@@ -84,19 +84,13 @@ export async function writeCheckpoint(
     modules,
     tensors: tensorsToWrite(names, adapter.parameters()),
   });
-  if (optimizer) {
-    const moments = [
-      ...tensorsToWrite(
-        names.map((n) => `m.${n}`),
-        optimizer.m,
-      ),
-      ...tensorsToWrite(
-        names.map((n) => `v.${n}`),
-        optimizer.v,
-      ),
-    ];
-    await writeSafetensors(path.join(dir, OPTIMIZER), moments);
-  }
+  if (!optimizer) return;
+  const { moments } = optimizer;
+  const { m, v } = moments ?? zeroMoments(adapter.parameters());
+  const prefixed = (prefix: string) => names.map((name) => `${prefix}.${name}`);
+  const tensors = [...tensorsToWrite(prefixed('m'), m), ...tensorsToWrite(prefixed('v'), v)];
+  await writeSafetensors(path.join(dir, OPTIMIZER), tensors);
+  if (!moments) tf.dispose([...m, ...v]);
 }
 
 /** What is written of an adapter, wherever its values are. */
@@ -241,7 +235,7 @@ export function readOptimizer(dir: string, adapter: LoraAdapter, step: number): 
         const shape = parameters[i]!.shape;
         return tf.tensor(readParameter(reader, `${prefix}.${name}`, shape), shape);
       });
-    return { step, m: moments('m'), v: moments('v') };
+    return { step, moments: { m: moments('m'), v: moments('v') } };
   });
 }
 

@@ -1,4 +1,4 @@
-import { tf } from '@anneal/tensorflow';
+import { type Tensor, tf } from '@anneal/tensorflow';
 import { expect, test } from 'vitest';
 import { maxAbs, maxDifference } from '../testing/fixtures.ts';
 import '../testing/tensorflow.ts';
@@ -13,7 +13,7 @@ test.each([
   ['a sink', TIME, true],
 ] as const)('queries in blocks attend to %s as all at once do, gradients too', (_, window, withSink) => {
   const random = (heads: number, dim: number, seed: number) =>
-    tf.randomNormal([2, heads, TIME, dim], 0, 1, 'float32', seed) as tf.Tensor4D;
+    tf.randomNormal([2, heads, TIME, dim], 0, 1, 'float32', seed) as Tensor;
   const [q, k, v, dy] = [random(4, 8, 1), random(2, 8, 2), random(2, 6, 3), random(4, 6, 4)];
   const mask = tf.tensor4d(causalMaskValues(TIME, window), [1, 1, TIME, TIME]);
   const sinks = withSink ? tf.tensor1d([0.5, -1, 2, 0]) : undefined;

@@ -2,20 +2,30 @@
 import { compile, type Tensor, tf } from '@anneal/tensorflow';
 import { type AdamParams, EngineError } from '../engine.ts';
 
-/** First and second moments in the order of the parameters, and the number of steps taken. All float32. */
+/** Steps taken so far, and the moments. */
 export interface AdamState {
   step: number;
+  /** Undefined until the first gradient: zero, and no memory taken. */
+  moments: Moments | undefined;
+}
+
+/** First and second moments in the order of the parameters, float32. */
+export interface Moments {
   m: Tensor[];
   v: Tensor[];
 }
 
-export function createAdamState(parameters: Tensor[]): AdamState {
-  const zeros = () => parameters.map((p) => tf.zeros(p.shape));
-  return { step: 0, m: zeros(), v: zeros() };
+export function createAdamState(): AdamState {
+  return { step: 0, moments: undefined };
 }
 
-export function disposeAdamState({ m, v }: AdamState): void {
-  tf.dispose([...m, ...v]);
+export function zeroMoments(parameters: Tensor[]): Moments {
+  const zeros = () => parameters.map((p) => tf.zeros(p.shape));
+  return { m: zeros(), v: zeros() };
+}
+
+export function disposeAdamState({ moments }: AdamState): void {
+  if (moments) tf.dispose([...moments.m, ...moments.v]);
 }
 
 const squaredNorm = compile('grad_norm', ({ grads }: { grads: Tensor[] }) => ({
@@ -56,19 +66,43 @@ export function gradNorm(grads: Tensor[]): number {
   return value;
 }
 
+/** What a gradient of zero leaves of the parameters while the moments are zero. */
+const decayed = compile('adamw_decay', ({ params, keep }: { params: Tensor[]; keep: Tensor }) => ({
+  params: params.map((p) => tf.mul(p, keep)),
+}));
+
 /**
  * One step (TINKER-API section 11): p ← p (1 − lr·wd); m, v ← moments of the clipped gradient;
  * p ← p − lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε).
  *
- * @returns New parameters, which the caller owns; `state` is advanced in place and its old tensors are freed.
+ * @param grads Undefined: zero
+ * @returns New parameters, which the caller owns, undefined where nothing changes; `state` is advanced in place and its old
+ * tensors are freed.
  * @throws EngineError (user) when the gradient is not finite; nothing has changed then.
  */
 export function adamwStep(
   parameters: Tensor[],
-  grads: Tensor[],
+  grads: Tensor[] | undefined,
   state: AdamState,
   hyper: AdamParams,
-): { parameters: Tensor[]; norm: number } {
+): { parameters: Tensor[] | undefined; norm: number } {
+  const { learningRate, weightDecay } = hyper;
+  if (grads) return stepByGradient(parameters, grads, state, hyper);
+  if (!state.moments) {
+    state.step++;
+    if (learningRate * weightDecay === 0) return { parameters: undefined, norm: 0 };
+    const keep = tf.scalar(1 - learningRate * weightDecay);
+    const { params } = decayed({ params: parameters, keep });
+    keep.dispose();
+    return { parameters: params, norm: 0 };
+  }
+  const zeros = parameters.map((p) => tf.zerosLike(p));
+  const stepped = stepByGradient(parameters, zeros, state, hyper);
+  tf.dispose(zeros);
+  return stepped;
+}
+
+function stepByGradient(parameters: Tensor[], grads: Tensor[], state: AdamState, hyper: AdamParams) {
   const norm = gradNorm(grads);
   if (!Number.isFinite(norm)) {
     throw new EngineError(
@@ -88,8 +122,9 @@ export function adamwStep(
     1 / (1 - beta2 ** step),
     eps,
   ]);
-  const next = update({ params: parameters, grads, m: state.m, v: state.v, scalars });
-  tf.dispose([scalars, ...state.m, ...state.v]);
-  Object.assign(state, { step, m: next.m, v: next.v });
+  const { m, v } = state.moments ?? zeroMoments(parameters);
+  const next = update({ params: parameters, grads, m, v, scalars });
+  tf.dispose([scalars, ...m, ...v]);
+  Object.assign(state, { step, moments: { m: next.m, v: next.v } });
   return { parameters: next.params, norm };
 }

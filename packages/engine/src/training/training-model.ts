@@ -18,12 +18,7 @@ export class TrainingModel {
   readonly #trainer: Trainer;
   #grads: Tensor[] | undefined;
 
-  constructor(
-    baseModel: string,
-    trainer: Trainer,
-    adapter: LoraAdapter,
-    optimizer = createAdamState(adapter.parameters()),
-  ) {
+  constructor(baseModel: string, trainer: Trainer, adapter: LoraAdapter, optimizer = createAdamState()) {
     this.baseModel = baseModel;
     this.#trainer = trainer;
     this.adapter = adapter;
@@ -47,16 +42,16 @@ export class TrainingModel {
 
   /** Uses the accumulated gradient (zero if there is none) and clears it, even when the step is refused. */
   optimStep(params: AdamParams): OptimStepResult {
-    const grads = this.#grads ?? this.adapter.parameters().map((p) => tf.zerosLike(p));
+    const grads = this.#grads;
     this.#grads = undefined;
     try {
       const { parameters, norm } = profiled('unit', 'optim step', () =>
         adamwStep(this.adapter.parameters(), grads, this.optimizer, params),
       );
-      this.adapter.replaceParameters(parameters);
+      if (parameters) this.adapter.replaceParameters(parameters);
       return { metrics: { 'grad_norm:l2': norm } };
     } finally {
-      tf.dispose(grads);
+      if (grads) tf.dispose(grads);
     }
   }
 
