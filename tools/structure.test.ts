@@ -15,6 +15,7 @@ const ALLOWED: Record<string, string[]> = {
   '@anneal/hub': ['@anneal/safetensors'],
   '@anneal/engine': ['@anneal/types', '@anneal/tensorflow', '@anneal/safetensors', '@anneal/tokenizer'],
   '@anneal/console': ['@anneal/types'],
+  '@anneal/docs': ['@anneal/engine', '@anneal/server', '@anneal/store'],
   '@anneal/server': [
     '@anneal/console',
     '@anneal/types',

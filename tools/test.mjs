@@ -1,11 +1,13 @@
 /**
- * What `npm test` runs: `node tools/test.mjs [checks|unit|sdk|console|client|older|interop ...] [--all]`; without names, unit and sdk.
+ * What `npm test` runs: `node tools/test.mjs [checks|unit|docs|sdk|console|client|older|interop ...] [--all]`; without names, unit and sdk.
  * The last line adds up every suite; the exit status is 1 when anything failed.
  */
 import { spawnSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { ensureChromium } from './testing/chromium.mjs';
+import { blocksOf } from './testing/doc-blocks.mjs';
 import { ensureRuntime } from './testing/js-runtimes.mjs';
 import { ensurePythonEnv } from './testing/python-env.mjs';
 import { startServer } from './testing/server.mjs';
@@ -34,6 +36,7 @@ const SUITES = {
     await runCheck('types of the console', join(BIN, 'tsc'), ['-p', 'apps/console/tsconfig.test.json']),
   ],
   unit: async () => [await runVitest('unit tests')],
+  docs: documentation,
   sdk: () => againstServer([{ ...COMPAT, name: 'tinker SDK' }]),
   console: inBrowser,
   client: withTypeScript,
@@ -60,7 +63,8 @@ const SUITES = {
 /** Runs pytest folders of tools/ with the real SDK against one fresh server. */
 async function againstServer(runs) {
   const pythons = runs.map(pythonOf);
-  const server = await startServer({ flags: ['--model', MODEL] });
+  const lossModule = documentedLoss();
+  const server = await startServer({ flags: ['--model', MODEL, '--loss', lossModule] });
   const checkpoint = modelFolder();
   const banner = join(server.dataDir, 'banner.txt');
   writeFileSync(banner, server.output());
@@ -90,8 +94,36 @@ async function againstServer(runs) {
     }
   } finally {
     await server.stop();
+    rmSync(dirname(lossModule), { recursive: true });
   }
   return counts;
+}
+
+/** The loss that docs/losses.md shows, as a module: its Python, which runs in the suite `sdk`, trains with it. */
+function documentedLoss() {
+  const { text } = blocksOf('docs/losses.md').find(({ mark }) => mark === 'loss-module');
+  const file = join(mkdtempSync(join(tmpdir(), 'anneal-loss-')), 'my-loss.mjs');
+  writeFileSync(file, text);
+  return file;
+}
+
+/** The site: its build, which fails on links to nothing, and how it looks to a browser. */
+async function documentation() {
+  const built = await runCheck('site of the documentation', 'npm', [
+    'run',
+    'site',
+    '--workspace',
+    '@anneal/docs',
+  ]);
+  if (built.failed > 0) return [built];
+  const name = 'site in Chromium';
+  const chromium = ensureChromium(say);
+  if (chromium === undefined) {
+    say(`SKIPPED: ${name}. Install chromium, or name a browser in ANNEAL_CHROMIUM.`);
+    return [built, { name, passed: 0, failed: 0, skipped: 1 }];
+  }
+  const config = ['--config', join(ROOT, 'apps/docs/vitest.browser.config.ts')];
+  return [built, await runVitest(name, config, { ANNEAL_CHROMIUM: chromium })];
 }
 
 /** The TypeScript client: the SDK's scenarios against a server, its packages, used in each runtime, and its reference. */

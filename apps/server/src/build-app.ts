@@ -1,20 +1,13 @@
 import type { Engine } from '@anneal/engine';
 import type { Store } from '@anneal/store';
-import { wireRegistry } from '@anneal/types';
 import fastifyRateLimit from '@fastify/rate-limit';
-import fastifySwagger from '@fastify/swagger';
-import fastifySwaggerUi from '@fastify/swagger-ui';
 import Fastify, { type FastifyInstance, type FastifyServerOptions, type RouteOptions } from 'fastify';
-import {
-  createJsonSchemaTransform,
-  createJsonSchemaTransformObject,
-  serializerCompiler,
-  validatorCompiler,
-} from 'fastify-type-provider-zod';
+import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import type { ServerConfig } from './config.ts';
 import { Downloads } from './downloads/downloads.ts';
 import { SignedLinks } from './downloads/signed-links.ts';
 import { ApiError } from './errors.ts';
+import { addApiDocument } from './http/api-document.ts';
 import { addAuth } from './http/auth.ts';
 import { addBodyParsers } from './http/body-parsers.ts';
 import { addConsole } from './http/console-files.ts';
@@ -114,7 +107,7 @@ export async function buildApp({
   if (services.metrics) await addMetrics(http, services.metrics, store.keys, config);
   const routes: RouteOptions[] = [];
   http.addHook('onRoute', (route) => void routes.push(route));
-  if (config.docs) await addDocs(http);
+  if (config.docs) await addApiDocument(http);
   const deps = { services, config, downloads: new Downloads(store, links) };
   await http.register((scope) => addApi(scope, deps, store), { prefix: '/api/v1' });
   for (const prefix of OPENAI_PREFIXES) {
@@ -176,14 +169,4 @@ async function addRateLimit(scope: FastifyInstance, perMinute: number): Promise<
         retryAfter: Math.ceil(ttl / 1000),
       }),
   });
-}
-
-async function addDocs(http: FastifyInstance): Promise<void> {
-  await http.register(fastifySwagger, {
-    openapi: { openapi: '3.1.0', info: { title: 'Anneal', version: '0.1.0' } },
-    transform: createJsonSchemaTransform({ schemaRegistry: wireRegistry }),
-    transformObject: createJsonSchemaTransformObject({ schemaRegistry: wireRegistry }),
-  });
-  await http.register(fastifySwaggerUi, { routePrefix: '/docs' });
-  http.get('/openapi.json', { schema: { hide: true } }, () => http.swagger());
 }
