@@ -19,20 +19,20 @@ MODEL, ALPHA = "my-own", 24
 
 
 class OwnServer:
-    """Serves packages/engine/fixtures/arch/llama3/model as `my-own`, with `--lora-alpha 24`."""
+    """Serves a model of packages/engine/fixtures, by default arch/llama3/model as `my-own`, with `--lora-alpha 24`."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, name: str = MODEL, model: str = "arch/llama3/model", *options: str):
         self.data_dir = folder / "data"
         self.key = f"tml-{secrets.token_hex(16)}"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.model_option = ("--model", f"{MODEL}={FIXTURES / 'arch/llama3/model'}")
+        self.model_option = ("--model", f"{name}={FIXTURES / model}")
         self.log = (folder / "log.txt").open("w+")
         command = [
             *anneal_command(), "serve", "--host", "127.0.0.1", "--port", str(self.port),
-            "--data-dir", str(self.data_dir), "--lora-alpha", str(ALPHA), *self.model_option,
+            "--data-dir", str(self.data_dir), "--lora-alpha", str(ALPHA), *self.model_option, *options,
         ]
         env = os.environ | {"ANNEAL_API_KEY": self.key}
         self.process = subprocess.Popen(command, env=env, stdout=self.log, stderr=subprocess.STDOUT)

@@ -72,6 +72,7 @@ export const sidebar: Item[] = [
       { text: 'Its classes and types', link: '/reference/client/index/' },
       { text: 'Python SDK compatibility', link: '/compatibility' },
       { text: 'Losses', link: '/losses' },
+      { text: 'Images', link: '/images' },
       { text: 'Configuration', link: '/configuration' },
       { text: 'Errors', link: '/errors' },
     ],

@@ -28,6 +28,13 @@ export const ServerConfig = z.strictObject({
     .optional()
     .describe('Base URL under which clients reach this server; written into download links'),
   dataDir: z.string().min(1).default('./anneal-data').describe('Folder for the database and checkpoints'),
+  assetsDir: z
+    .string()
+    .min(1)
+    .optional()
+    .describe(
+      'Folder of images that requests may name by their path in it; every owner may read all of them',
+    ),
   models: z.array(ServedModel).min(1).describe('Base models to serve'),
   aliases: z
     .record(z.string(), z.string())

@@ -7,6 +7,8 @@
  */
 
 import type { Profile } from '@anneal/tensorflow';
+import type { ImageSizing } from './vision/image-processor.ts';
+import type { RgbImage } from './vision/resize.ts';
 
 /** Whose mistake an error is: `user` errors are shown to the caller, `server` errors are ours. */
 export type ErrorCategory = 'user' | 'server';
@@ -36,6 +38,14 @@ export interface BaseModelInfo {
   numLayers: number;
   /** Token ids that end a text when the request lists no stops of its own. */
   eosTokenIds: number[];
+  /** How it reads images; absent: it reads text only. */
+  vision?: VisionInfo;
+}
+
+/** What a caller needs to lay images into sequences. */
+export interface VisionInfo extends ImageSizing {
+  /** The token id that stands for each of an image's tokens. */
+  imageTokenId: number;
 }
 
 /** What a LoRA adapter covers. Scale is `alpha / rank` (TINKER-API section 12). */
@@ -62,9 +72,17 @@ export interface HostTensor {
   data: TensorValues;
 }
 
+/** An image in a sequence, decoded. As many tokens stand for it as {@link imageTokens} says, all of the model's image id. */
+export interface EngineImage extends RgbImage {
+  /** Index of its first token. */
+  at: number;
+}
+
 /** One training example: input tokens and the loss's named inputs, each with one row per token. */
 export interface EngineDatum {
   tokens: Int32Array;
+  /** In the order of their places. */
+  images?: EngineImage[];
   inputs: Record<string, HostTensor>;
 }
 
@@ -139,6 +157,8 @@ export interface SamplingParams {
 export interface SampleRequest {
   samplerId: string;
   prompt: Int32Array;
+  /** In the order of their places. */
+  images?: EngineImage[];
   numSamples: number;
   params: SamplingParams;
   promptLogprobs: boolean;

@@ -6,4 +6,6 @@ export { type EngineOptions, LocalEngine } from './local-engine.ts';
 export type { LossModule, LossToolkit } from './losses/load-loss.ts';
 export type { LossBatch, LossConfig, LossDefinition, LossInput, LossResult } from './losses/loss.ts';
 export type { Precision } from './models/weight-source.ts';
+export { openImage } from './vision/decode-image.ts';
+export { imageTokens } from './vision/image-processor.ts';
 export { createWorkerEngine, type WorkerEngineOptions } from './worker-engine.ts';

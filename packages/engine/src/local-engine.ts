@@ -35,6 +35,7 @@ import { Sampler } from './sampling/sampler.ts';
 import { type Joinable, Scheduler, type TrainingWork } from './scheduler.ts';
 import { Trainer } from './training/trainer.ts';
 import { TrainingModel } from './training/training-model.ts';
+import { visionInfo } from './vision/image-spans.ts';
 
 export interface EngineOptions {
   /** Models by the name they are served under; several names may share a folder, which is loaded once. */
@@ -104,6 +105,7 @@ export class LocalEngine implements ProfilingEngine {
       hiddenSize: base.config.hiddenSize,
       numLayers: base.config.numLayers,
       eosTokenIds: base.config.eosTokenIds,
+      vision: visionInfo(base),
     }));
   }
 

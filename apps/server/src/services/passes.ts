@@ -3,21 +3,36 @@ import type { DecodedForwardBackwardRequest, OptimStepRequest, UntypedApiFuture 
 import { AdamParams, encodeForwardBackwardOutput, wire } from '@anneal/types';
 import { ApiError } from '../errors.ts';
 import { bodyHash } from '../wire/body-hash.ts';
-import { textTokens } from '../wire/model-input.ts';
+import { type InputContext, readModelInput } from '../wire/model-input.ts';
+import type { AssetStore } from './assets.ts';
+import type { BaseModels } from './base-models.ts';
 import { jsonResult, protobufResult } from './failure.ts';
 import type { LiveModels } from './live-models.ts';
 import type { Recorder } from './recorder.ts';
 import type { TrainingService } from './training.ts';
 
+export interface PassDeps {
+  engine: Engine;
+  baseModels: BaseModels;
+  assets: AssetStore;
+  training: TrainingService;
+  live: LiveModels;
+  recorder: Recorder;
+}
+
 /** The two primitives that train: forward (and backward) passes, and optimizer steps. */
 export class PassService {
   readonly #engine: Engine;
+  readonly #baseModels: BaseModels;
+  readonly #assets: AssetStore;
   readonly #training: TrainingService;
   readonly #live: LiveModels;
   readonly #recorder: Recorder;
 
-  constructor(engine: Engine, training: TrainingService, live: LiveModels, recorder: Recorder) {
+  constructor({ engine, baseModels, assets, training, live, recorder }: PassDeps) {
     this.#engine = engine;
+    this.#baseModels = baseModels;
+    this.#assets = assets;
     this.#training = training;
     this.#live = live;
     this.#recorder = recorder;
@@ -32,7 +47,8 @@ export class PassService {
       seq: request.seqId,
       bodyHash: bodyHash(request),
       run: async (live, seq) => {
-        const data = request.data.map(toEngineDatum);
+        const context = { model: this.#baseModels.get(live.run.baseModel), assets: this.#assets };
+        const data = await toEngineData(request.data, context);
         const startedAt = Date.now();
         const pass = this.#engine.forwardBackward({ modelId, data, lossFn, lossFnConfig, forwardOnly });
         const result = (async () => {
@@ -83,8 +99,14 @@ export class PassService {
   }
 }
 
-function toEngineDatum(datum: DecodedForwardBackwardRequest['data'][number], index: number): EngineDatum {
-  return { tokens: textTokens(datum.chunks, `data[${index}].model_input`), inputs: datum.inputs };
+async function toEngineData(
+  data: DecodedForwardBackwardRequest['data'],
+  context: InputContext,
+): Promise<EngineDatum[]> {
+  const read: EngineDatum[] = [];
+  for (const [index, { chunks, inputs }] of data.entries())
+    read.push({ ...(await readModelInput(chunks, `data[${index}].model_input`, context)), inputs });
+  return read;
 }
 
 /** Clients split each key at its only colon, and read `loss:sum`. */

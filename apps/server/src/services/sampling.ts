@@ -6,6 +6,7 @@ import type { FastifyBaseLogger } from 'fastify';
 import { ApiError } from '../errors.ts';
 import { bodyHash } from '../wire/body-hash.ts';
 import { toEncodableSample, toEngineSample } from '../wire/sample.ts';
+import type { AssetStore } from './assets.ts';
 import type { BaseModels } from './base-models.ts';
 import { failed, protobufResult } from './failure.ts';
 import type { FutureService } from './futures.ts';
@@ -17,6 +18,7 @@ import type { SessionService } from './sessions.ts';
 export interface SamplingDeps {
   engine: Engine;
   baseModels: BaseModels;
+  assets: AssetStore;
   sessions: SessionService;
   futures: FutureService;
   samplers: SamplerService;
@@ -72,7 +74,9 @@ export class SamplingService {
       throw new ApiError('too_many_requests', message, { retryAfter: 1 });
     }
     const target = await this.#target(owner, request);
-    const engineRequest = toEngineSample(request, this.#deps.baseModels.get(target.weights.baseModel));
+    const { baseModels, assets } = this.#deps;
+    const model = baseModels.get(target.weights.baseModel);
+    const engineRequest = await toEngineSample(request, { model, assets });
     const { requestId, samplerId, seq } = target;
     const future = { requestId, owner, kind: 'sample', modelId: null, samplerId, seq };
     if (await this.#deps.futures.submit({ ...future, bodyHash: bodyHash(request) })) {

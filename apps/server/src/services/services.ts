@@ -3,6 +3,7 @@ import type { Store, UsageStore } from '@anneal/store';
 import type { FastifyBaseLogger } from 'fastify';
 import type { ServerConfig } from '../config.ts';
 import type { Tracing } from '../telemetry/tracing.ts';
+import { AssetStore } from './assets.ts';
 import { BaseModels } from './base-models.ts';
 import { CheckpointService } from './checkpoints.ts';
 import { ConsoleAccountService } from './console-account.ts';
@@ -73,6 +74,7 @@ export async function createServices(
   tracing?: Tracing,
 ): Promise<Services> {
   const baseModels = new BaseModels(await engine.baseModels(), config.models);
+  const assets = new AssetStore(config.assetsDir);
   const sessions = new SessionService(store);
   const checkpoints = new CheckpointService(store);
   const pool = new SamplerPool(engine, log, config.maxOpenSamplers);
@@ -129,10 +131,10 @@ export async function createServices(
     },
     health: async () => void (await engine.status()),
     models: new ModelService({ store, engine, baseModels, sessions, checkpoints, live, training }, config),
-    passes: new PassService(engine, training, live, recorder),
+    passes: new PassService({ engine, baseModels, assets, training, live, recorder }),
     saves: new SaveService({ store, engine, training, checkpoints, pool, samplers }, config),
     sampling: new SamplingService(
-      { engine, baseModels, sessions, futures, samplers, pool, recorder, log },
+      { engine, baseModels, assets, sessions, futures, samplers, pool, recorder, log },
       { maxPending: config.maxPendingSamples },
     ),
   };

@@ -13,7 +13,7 @@ import {
   TensorData,
 } from '@anneal/types';
 import { ApiError } from '../errors.ts';
-import { textTokens } from './model-input.ts';
+import { type InputContext, readModelInput } from './model-input.ts';
 
 /** Samples per request; the ids of all of them are promised at once. */
 const MAX_SAMPLES = 4096;
@@ -26,11 +26,13 @@ type Targets = NonNullable<EngineSample['targetPromptLogprobs']>;
  *
  * @throws ApiError for what can be told without the model: lengths, counts, shapes.
  */
-export function toEngineSample(
+export async function toEngineSample(
   request: SampleRequest,
-  model: BaseModelInfo,
-): Omit<EngineSample, 'samplerId'> {
-  const prompt = textTokens(request.prompt.chunks.map(decodeJsonChunk), 'prompt.chunks');
+  context: InputContext,
+): Promise<Omit<EngineSample, 'samplerId'>> {
+  const { model } = context;
+  const chunks = request.prompt.chunks.map(decodeJsonChunk);
+  const { tokens: prompt, images } = await readModelInput(chunks, 'prompt.chunks', context);
   refuseLongPrompt(prompt.length, request.sampling_params.max_tokens ?? undefined, model);
   if (request.num_samples > MAX_SAMPLES) throw tooLarge('num_samples', request.num_samples, MAX_SAMPLES);
   const counts = ['topk_prompt_logprobs', 'topk_sample_logprobs', 'prompt_alt_tokens_k'] as const;
@@ -40,6 +42,7 @@ export function toEngineSample(
   const targets = request.target_prompt_logprobs;
   return {
     prompt,
+    ...(images ? { images } : {}),
     numSamples: request.num_samples,
     params: toEngineParams(request.sampling_params),
     promptLogprobs: request.prompt_logprobs ?? false,

@@ -7,6 +7,8 @@ export interface RopeConfig {
   /** Rotated dimensions per head; even. */
   dim: number;
   scaling: RopeScaling;
+  /** For positions along three axes (time, row, column): how many frequencies turn with each; see {@link axisOf}. */
+  sections?: readonly number[];
 }
 
 /** Cosines and sines for the positions of x: [1 or batch, time, dim / 2]. */
@@ -27,6 +29,39 @@ export function ropeTable(config: RopeConfig, length: number): { cos: Float32Arr
       const angle = position * (frequencies[i] as number);
       cos[position * half + i] = amplitude * Math.cos(angle);
       sin[position * half + i] = amplitude * Math.sin(angle);
+    }
+  }
+  return { cos, sin };
+}
+
+/**
+ * The axis whose positions a frequency turns with. Axes take turns, and the first takes what the others leave (interleaved
+ * M-RoPE, as Qwen3-VL and Qwen3.5 have it); where all three positions are equal, as in text, it is ordinary rotary.
+ */
+function axisOf({ sections }: RopeConfig, frequency: number): 0 | 1 | 2 {
+  const axis = (frequency % 3) as 0 | 1 | 2;
+  return axis > 0 && frequency < 3 * (sections?.[axis] ?? 0) ? axis : 0;
+}
+
+/**
+ * As {@link ropeTable}, for any positions, each [positions, dim / 2].
+ * @param axes Time, row and column of each position
+ */
+export function axialRopeTable(
+  config: RopeConfig,
+  axes: readonly [Int32Array, Int32Array, Int32Array],
+): { cos: Float32Array; sin: Float32Array } {
+  const frequencies = ropeFrequencies(config);
+  const amplitude = ropeAmplitude(config.scaling);
+  const half = frequencies.length;
+  const cos = new Float32Array(axes[0].length * half);
+  const sin = new Float32Array(axes[0].length * half);
+  for (let i = 0; i < half; i++) {
+    const positions = axes[axisOf(config, i)];
+    for (let at = 0; at < positions.length; at++) {
+      const angle = positions[at]! * frequencies[i]!;
+      cos[at * half + i] = amplitude * Math.cos(angle);
+      sin[at * half + i] = amplitude * Math.sin(angle);
     }
   }
   return { cos, sin };

@@ -7,6 +7,7 @@ import type { AttendFn } from '../layers/attention.ts';
 import type { LoraTensors } from '../layers/linear.ts';
 import type { RecurrentState } from '../layers/recurrent-state.ts';
 import type { RopeConfig, RopeTensors } from '../layers/rotary.ts';
+import type { VisionConfig } from '../vision/vision-config.ts';
 import type { WeightSource } from './weight-source.ts';
 
 /** The numbers that the engine needs of any decoder; families add their own. */
@@ -27,6 +28,8 @@ export interface DecoderConfig {
   attentionScale: number;
   /** What embeddings are multiplied by on entry; their use as the head is not. */
   embedScale: number;
+  /** Of models that read images, whose rope then has sections. */
+  vision?: VisionConfig;
 }
 
 /** What may differ from layer to layer about attention. */

@@ -4,6 +4,8 @@ import path from 'node:path';
 import { openSafetensors, type SafetensorsReader } from '@anneal/safetensors';
 import { type MatmulPrecision, multipliesBfloat16, type Tensor, tf } from '@anneal/tensorflow';
 import { EngineError } from '../engine.ts';
+import { ImageEncoder } from '../vision/image-encoder.ts';
+import { type ImageProcessor, readImageProcessor } from '../vision/image-processor.ts';
 import type { Architecture, CacheShape, DecoderConfig, LoraModule } from './architecture.ts';
 import { findArchitecture } from './registry.ts';
 import { RopeTables } from './rope-tables.ts';
@@ -24,6 +26,9 @@ export class BaseModel {
   readonly head: Tensor;
   /** Per layer: rotary tables, and how far its attention reaches (absent: everywhere). */
   readonly attention: { rope: RopeTables; window?: number }[];
+  /** Of models that read images. */
+  readonly imageProcessor: ImageProcessor | undefined;
+  readonly vision: ImageEncoder | undefined;
 
   private constructor(
     folder: string,
@@ -49,6 +54,12 @@ export class BaseModel {
         ]),
       ),
     );
+    const { vision } = config;
+    // Text-only checkpoints may keep the `vision_config` of what they were made from, but have no tower.
+    if (vision && reader.has(`${vision.root}.patch_embed.proj.weight`)) {
+      this.imageProcessor = readImageProcessor(folder, vision);
+      this.vision = new ImageEncoder(reader, vision, this.imageProcessor, { precision, matmulPrecision });
+    }
     reader.close();
     this.attention = layerAttention(architecture, config);
     expectShape(this.embed.shape, [config.vocabSize, config.hiddenSize], outer.embed);
@@ -93,6 +104,7 @@ export class BaseModel {
     tf.dispose([this.embed, this.finalNorm, ...this.layers.flatMap((layer) => Object.values(layer))]);
     if (this.head !== this.embed) this.head.dispose();
     for (const { rope } of this.attention) rope.dispose();
+    this.vision?.dispose();
   }
 }
 

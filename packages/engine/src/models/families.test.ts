@@ -94,7 +94,7 @@ describe.each(families)('%s', (family) => {
   test('every layer of a sequence', () => {
     const ids = idsOf(fixture.reference.sequences[0]!.tokens);
     let layers = 0;
-    trainer.stack.forward(ids, undefined, (layer, x) => {
+    trainer.stack.forward(ids, undefined, undefined, (layer, x) => {
       const want = fixture.tensors.readFloat32Sync(`hidden.${layer}`);
       expect(maxDifference(x.dataSync(), want)).toBeLessThan(TOLERANCE.logits);
       layers++;

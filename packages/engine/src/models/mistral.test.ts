@@ -25,10 +25,15 @@ function hiddenStates(fields: Record<string, unknown>, layer: number): Float32Ar
   const base = BaseModel.load(folder, 'fp32');
   const { hiddenSize } = base.config;
   let rows: Float32Array[] = [];
-  new LayerStack(base).forward(tf.tensor2d(tokens, [1, tokens.length], 'int32'), undefined, (at, x) => {
-    const values = x.dataSync() as Float32Array;
-    if (at === layer) rows = tokens.map((_, i) => values.slice(i * hiddenSize, (i + 1) * hiddenSize));
-  });
+  new LayerStack(base).forward(
+    tf.tensor2d(tokens, [1, tokens.length], 'int32'),
+    undefined,
+    undefined,
+    (at, x) => {
+      const values = x.dataSync() as Float32Array;
+      if (at === layer) rows = tokens.map((_, i) => values.slice(i * hiddenSize, (i + 1) * hiddenSize));
+    },
+  );
   return rows;
 }
 

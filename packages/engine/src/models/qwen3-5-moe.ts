@@ -18,10 +18,10 @@ import {
   mixingModules,
   mixingTensors,
   projections,
-  textPart,
 } from './qwen3-5.ts';
 import { route } from './qwen3-moe.ts';
 import { expertModules, type SparseConfig, separateOrFusedExperts } from './sparse-mlp.ts';
+import { textPart } from './text-part.ts';
 
 interface Qwen35MoeConfig extends HybridConfig, SparseConfig {
   /** Of the expert that every token goes through. */
@@ -50,7 +50,7 @@ function parseConfig(json: unknown): Qwen35MoeConfig {
   if (expertsPerToken > numExperts)
     throw unsupported('num_experts_per_tok', expertsPerToken, `at most num_experts, ${numExperts}`);
   return {
-    ...hybridConfig(parsed, root),
+    ...hybridConfig(parsed, root, json),
     numExperts,
     expertsPerToken,
     expertSize: parsed.moe_intermediate_size,

@@ -1,6 +1,7 @@
 /**
  * Qwen3.5: most layers are gated DeltaNets, every few one attends, with a gate on what it found; norms' weights are distances
- * from one. The text part of checkpoints that also see images. What its mixture-of-experts models share is here too.
+ * from one. Checkpoints that also see images have Qwen3-VL's tower, without deepstack. What its mixture-of-experts models share is
+ * here too.
  */
 import { type Tensor, tf } from '@anneal/tensorflow';
 import { z } from 'zod';
@@ -10,9 +11,11 @@ import { gatedMlp } from '../layers/gated-mlp.ts';
 import { linear } from '../layers/linear.ts';
 import { rmsNormAroundOne } from '../layers/rms-norm.ts';
 import { applyPartialRope } from '../layers/rotary.ts';
+import { visionConfig } from '../vision/vision-config.ts';
 import type { Architecture, CacheShape, DecoderConfig, LayerInput, LoraModule } from './architecture.ts';
 import { DecoderJson, decoderConfig, parseDecoderJson, RopeParameters, unsupported } from './config.ts';
 import { type DenseConfig, mlpModules } from './dense-decoder.ts';
+import { textPart } from './text-part.ts';
 import type { WeightSource } from './weight-source.ts';
 
 export interface HybridConfig extends DecoderConfig {
@@ -26,6 +29,15 @@ export interface HybridConfig extends DecoderConfig {
 interface Qwen35Config extends HybridConfig, DenseConfig {}
 
 const count = z.number().int().positive();
+
+/** Qwen3.5's own, for checkpoints that leave them out. */
+const IMAGE_TOKEN = 248_056;
+const SECTIONS = [11, 11, 10];
+
+const MropeParameters = RopeParameters.extend({
+  mrope_interleaved: z.literal(true).optional(),
+  mrope_section: z.array(z.number().int().min(0)).length(3).optional(),
+}).nullish();
 
 /** The fields of the text part; defaults are those of transformers. */
 export const HybridJson = DecoderJson.extend({
@@ -43,38 +55,13 @@ export const HybridJson = DecoderJson.extend({
   linear_num_key_heads: count.default(16),
   linear_num_value_heads: count.default(32),
   mamba_ssm_dtype: z.literal('float32').default('float32'),
-  rope_parameters: RopeParameters.extend({ mrope_interleaved: z.literal(true).optional() }).nullish(),
-  rope_scaling: RopeParameters.extend({ mrope_interleaved: z.literal(true).optional() }).nullish(),
+  rope_parameters: MropeParameters,
+  rope_scaling: MropeParameters,
 });
 type HybridJson = z.infer<typeof HybridJson>;
 
-/** What a checkpoint with several parts says outside of `text_config`. */
-const OuterJson = z.looseObject({
-  model_type: z.string(),
-  text_config: z.looseObject({}).optional(),
-  tie_word_embeddings: z.boolean().optional(),
-  eos_token_id: z.unknown().optional(),
-  quantization_config: z.unknown().optional(),
-});
-
-/** The text part's fields with what stands outside of it, and where its tensors are. */
-export function textPart(json: unknown): { text: unknown; root: string } {
-  const outer = parseDecoderJson(json, OuterJson);
-  const { text_config: text } = outer;
-  if (!text) return { text: json, root: 'model' };
-  return {
-    text: {
-      ...text,
-      model_type: outer.model_type,
-      tie_word_embeddings: outer.tie_word_embeddings ?? text.tie_word_embeddings,
-      eos_token_id: text.eos_token_id ?? outer.eos_token_id,
-      quantization_config: outer.quantization_config ?? text.quantization_config,
-    },
-    root: 'model.language_model',
-  };
-}
-
-export function hybridConfig(parsed: HybridJson, root: string): HybridConfig {
+/** @param json All of config.json, for the part that sees. */
+export function hybridConfig(parsed: HybridJson, root: string, json: unknown): HybridConfig {
   if (parsed.attention_bias) throw unsupported('attention_bias', true, 'false');
   const { num_hidden_layers: numLayers, layer_types: types } = parsed;
   if (types && types.length !== numLayers)
@@ -87,9 +74,11 @@ export function hybridConfig(parsed: HybridJson, root: string): HybridConfig {
       `a multiple of linear_num_key_heads, ${keyHeads}`,
     );
   const base = decoderConfig(withoutRotaryShare(parsed));
+  const { mrope_section: sections = SECTIONS } = parsed.rope_parameters ?? parsed.rope_scaling ?? {};
   return {
     ...base,
-    rope: { ...base.rope, dim: rotatedDims(parsed) },
+    rope: { ...base.rope, dim: rotatedDims(parsed), sections },
+    vision: visionConfig(json, base.hiddenSize, { imageTokenId: IMAGE_TOKEN, deepstack: undefined }),
     root,
     attends: Array.from({ length: numLayers }, (_, layer) =>
       types ? types[layer] === 'full_attention' : (layer + 1) % parsed.full_attention_interval === 0,
@@ -271,7 +260,7 @@ export const hybridDecoder = {
 function parseConfig(json: unknown): Qwen35Config {
   const { text, root } = textPart(json);
   const parsed = parseDecoderJson(text, HybridJson);
-  return { ...hybridConfig(parsed, root), intermediateSize: parsed.intermediate_size };
+  return { ...hybridConfig(parsed, root, json), intermediateSize: parsed.intermediate_size };
 }
 
 export const qwen35: Architecture<Qwen35Config> = {

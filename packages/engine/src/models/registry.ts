@@ -12,6 +12,7 @@ import { qwen3 } from './qwen3.ts';
 import { qwen35 } from './qwen3-5.ts';
 import { qwen35Moe } from './qwen3-5-moe.ts';
 import { qwen3Moe } from './qwen3-moe.ts';
+import { qwen3Vl } from './qwen3-vl.ts';
 
 const ARCHITECTURES: Architecture[] = [
   llama,
@@ -20,6 +21,7 @@ const ARCHITECTURES: Architecture[] = [
   qwen2,
   qwen3,
   qwen3Moe,
+  qwen3Vl,
   qwen35,
   qwen35Moe,
   gemma3,

@@ -1,6 +1,6 @@
 /** Rotary tables of one {@link RopeConfig}, computed once per length and shared by the layers that use it. */
 import { tf } from '@anneal/tensorflow';
-import { type RopeConfig, type RopeTensors, ropeTable } from '../layers/rotary.ts';
+import { axialRopeTable, type RopeConfig, type RopeTensors, ropeTable } from '../layers/rotary.ts';
 
 export class RopeTables {
   readonly #config: RopeConfig;
@@ -51,6 +51,11 @@ export class RopeTables {
     const part = (table: Float32Array) => table.slice(start * half, (start + length) * half);
     const { cos, sin } = this.#host;
     return toTensors({ cos: part(cos), sin: part(sin) }, [1, length, half]);
+  }
+
+  /** Positions along three axes, [rows, width, dim / 2]; the caller frees them. */
+  along(axes: readonly [Int32Array, Int32Array, Int32Array], [rows, width]: [number, number]): RopeTensors {
+    return toTensors(axialRopeTable(this.#config, axes), [rows, width, this.#config.dim / 2]);
   }
 
   #growHost(longest: number): void {

@@ -71,6 +71,7 @@ export class Admission {
   goesInPieces(job: Job): boolean {
     return (
       job.pass !== undefined ||
+      (job.request.images ?? []).length > 0 ||
       job.request.prompt.length > this.#limits.pieceTokens ||
       this.cachedBeginning(job) !== undefined
     );
@@ -79,15 +80,14 @@ export class Admission {
   /** What is kept of the prompt's beginning. Scores need every position's hidden states, which are not kept. */
   cachedBeginning(job: Job): PrefixHit | undefined {
     if (wantsPromptScores(job.request) && !job.scored) return undefined;
-    const { prompt } = job.request;
-    const hit = this.#prefixes.find(job.adapter, prompt);
-    return hit && hit.length >= prompt.length / 4 ? hit : undefined;
+    const hit = this.#prefixes.find(job.adapter, job.key);
+    return hit && hit.length >= job.key.length / 4 ? hit : undefined;
   }
 
   /** Whether it is better to wait for what the other's prompt leaves in the prefix cache. */
-  #beginsLike({ request: { prompt } }: Job, { request: other }: Job): boolean {
-    const usable = this.#prefixes.usableLength(other.prompt, prompt);
-    return usable >= MIN_SHARED && usable >= prompt.length / 2;
+  #beginsLike({ key }: Job, other: Job): boolean {
+    const usable = this.#prefixes.usableLength(other.key, key);
+    return usable >= MIN_SHARED && usable >= key.length / 2;
   }
 
   #fitsMemory(job: Job, slots: number, capacity: number): boolean {

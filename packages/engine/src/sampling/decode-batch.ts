@@ -65,8 +65,9 @@ export class DecodeBatch {
       { length: this.#cache.slots },
       (_, slot) => this.#running[slot]?.sequence.lastToken ?? 0,
     );
+    const shifts = Array.from(tokens, (_, slot) => this.#running[slot]?.job.positionShift ?? 0);
     const adapters = this.#adapters!;
-    const x = decoder.step(tokens, this.#cache, adapters);
+    const x = decoder.step(tokens, shifts, this.#cache, adapters);
     draw(x, [...this.#running], adapters);
     x.dispose();
   }

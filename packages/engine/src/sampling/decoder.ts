@@ -1,10 +1,12 @@
 /** Runs a base model for sampling: prefill of prompts, whole or in pieces, one decode step, and what is read off the logits. */
 import { compile, type Tensor, tf } from '@anneal/tensorflow';
+import type { EngineImage } from '../engine.ts';
 import { causalMaskValues } from '../layers/attention.ts';
 import { embed } from '../layers/embedding.ts';
 import type { LoraTensors } from '../layers/linear.ts';
 import type { StackedAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
+import { type PlacedImages, placeImages, withDeepstack, withFeatures } from '../vision/placed-images.ts';
 import { extensionMask } from './cached-attention.ts';
 import type { CachedLayer, PrefilledRows } from './cached-rows.ts';
 import { type HeadOutput, type HeadTree, headOutputs } from './head-outputs.ts';
@@ -45,26 +47,38 @@ export class Decoder {
     return this.#base.config.vocabSize;
   }
 
+  /** Images of one prompt, as positions from `start` on see them; for {@link prefill} or {@link extend}. The caller's. */
+  place(images: readonly EngineImage[], start: number, width: number): PlacedImages | undefined {
+    return placeImages(this.#base, [{ images, start }], { height: 1, width });
+  }
+
   /**
    * Runs prompts through the layers.
    * @param ids int32 [rows, width], padded at the end
    * @param lengths Tokens of each row
+   * @param images What images put into them; stays the caller's
    * @returns Hidden states before the final norm [rows, width, hidden], and what the cache takes.
    */
-  prefill(ids: Tensor, lengths: number[], adapters: StackedAdapters): { x: Tensor; cached: PrefilledRows } {
+  prefill(
+    ids: Tensor,
+    lengths: number[],
+    adapters: StackedAdapters,
+    images?: PlacedImages,
+  ): { x: Tensor; cached: PrefilledRows } {
     const width = ids.shape[1] as number;
     const masks = perKey(this.#base.attention, ({ window = width }) => ({
       key: Math.min(window, width),
       make: () => ({ mask: tf.tensor4d(causalMaskValues(width, window), [1, 1, width, width]) as Tensor }),
     }));
     const ends = { lengths: tf.tensor1d(lengths, 'int32') as Tensor };
-    const { x, made } = this.#through(ids, adapters, (layer, inputs) =>
-      this.#layer.prefill({
+    const { x, made } = this.#through({ ids, adapters, images }, (layer, inputs) => {
+      const { rope } = this.#base.attention[layer]!;
+      return this.#layer.prefill({
         ...inputs,
-        rope: this.#base.attention[layer]!.rope.upTo(width) as Rope,
+        rope: (images?.ropes.get(rope) ?? rope.upTo(width)) as Rope,
         ...(this.#hasState[layer] ? ends : masks[layer]!),
-      }),
-    );
+      });
+    });
     tf.dispose({ masks, ends });
     return { x, cached: { layers: made, width } };
   }
@@ -81,6 +95,7 @@ export class Decoder {
     count: number,
     { rows, length }: { rows: PromptRows; length: number },
     adapters: StackedAdapters,
+    images?: PlacedImages,
   ): { x: Tensor; cached: PrefilledRows } {
     const width = ids.shape[1] as number;
     const masks = perKey(this.#base.attention, ({ window }) => ({
@@ -99,11 +114,11 @@ export class Decoder {
       make: () => rope.from(length, width) as Rope,
     }));
     const ends = { lengths: tf.tensor1d([count], 'int32') as Tensor };
-    const { x, made } = this.#through(ids, adapters, (layer, inputs) => {
+    const { x, made } = this.#through({ ids, adapters, images }, (layer, inputs) => {
       const { positions: past, state } = rows.layers[layer]!;
       return this.#layer.extend({
         ...inputs,
-        rope: ropes[layer]!,
+        rope: (images?.ropes.get(this.#base.attention[layer]!.rope) as Rope | undefined) ?? ropes[layer]!,
         ...(this.#hasState[layer] ? { ...ends, state } : { ...masks[layer]!, past }),
       });
     });
@@ -114,11 +129,12 @@ export class Decoder {
   /**
    * One token for every slot.
    * @param tokens One id per slot
+   * @param shifts How far each slot's position is from its number of tokens, see `SequencePositions`
    * @returns Hidden states before the final norm, [slots, 1, hidden]; the cache has advanced.
    */
-  step(tokens: Int32Array, cache: KvCache, adapters: StackedAdapters): Tensor {
+  step(tokens: Int32Array, shifts: number[], cache: KvCache, adapters: StackedAdapters): Tensor {
     const { slots } = cache;
-    const positions = Array.from({ length: slots }, (_, slot) => cache.length(slot));
+    const positions = Array.from({ length: slots }, (_, slot) => cache.length(slot) + shifts[slot]!);
     const ids = tf.tensor2d(tokens, [slots, 1], 'int32') as Tensor;
     const masks = perKey(this.#base.attention, ({ window }) => ({
       key: window,
@@ -132,7 +148,7 @@ export class Decoder {
       Float32Array.from({ length: RECENT }, (_, i) => (i === cache.step ? 1 : 0)),
       [1, 1, RECENT, 1],
     ) as Tensor;
-    const { x, made } = this.#through(ids, adapters, (layer, inputs) => {
+    const { x, made } = this.#through({ ids, adapters }, (layer, inputs) => {
       const { past, recent, state } = cache.layer(layer);
       const attention = past && recent && { past, recent, masks: masks[layer]!, place };
       return this.#layer.decode({
@@ -148,18 +164,17 @@ export class Decoder {
 
   /** Embeds ids and runs each layer by `run`. */
   #through(
-    ids: Tensor,
-    adapters: StackedAdapters,
+    { ids, adapters, images }: { ids: Tensor; adapters: StackedAdapters; images?: PlacedImages | undefined },
     run: (
       layer: number,
       inputs: { x: Tensor; weights: Record<string, Tensor>; lora: LoraTree },
     ) => { y: Tensor; cached: CachedLayer },
   ): { x: Tensor; made: CachedLayer[] } {
-    let { x } = this.#embed({ ids, table: this.#base.embed });
+    let x = withFeatures(this.#embed({ ids, table: this.#base.embed }).x, images);
     const made = this.#base.layers.map((weights, layer) => {
       const { y, cached } = run(layer, { x, weights, lora: adapters.layers[layer] as LoraTree });
       x.dispose();
-      x = y;
+      x = withDeepstack(y, layer, images);
       return cached;
     });
     return { x, made };

@@ -7,6 +7,10 @@ import type { Sequence } from './sequence.ts';
 
 export interface Job {
   request: SampleRequest;
+  /** What the prefix cache knows the prompt by: its ids, those of images by their content. */
+  key: Int32Array;
+  /** How far its next position is from its number of tokens: images take fewer positions than tokens. */
+  positionShift: number;
   adapter: LoraAdapter | undefined;
   seed: bigint;
   options: SampleOptions;

@@ -1,13 +1,16 @@
 /** One prompt, prefilled in pieces, between which others use the device; the beginning may come from the prefix cache. */
 import { type Tensor, tf } from '@anneal/tensorflow';
+import type { EngineImage } from '../engine.ts';
 import type { StackedAdapters } from '../lora/adapter-stack.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
+import { disposePlaced } from '../vision/placed-images.ts';
 import type { Decoder } from './decoder.ts';
 import type { PrefixHit } from './prefix-cache.ts';
 import { PromptRows } from './prompt-rows.ts';
 
 export interface PromptPassOptions {
   prompt: Int32Array;
+  images: readonly EngineImage[];
   adapters: StackedAdapters;
   hit: PrefixHit | undefined;
   /** Tokens of a piece. */
@@ -37,7 +40,7 @@ export class PromptPass {
 
   /** Computes one piece. The first uses the prefix cache's rows, so it comes before anything else changes that. */
   step(): void {
-    const { prompt, adapters, hit, pieceTokens, keepHidden } = this.#options;
+    const { prompt, images, adapters, hit, pieceTokens, keepHidden } = this.#options;
     const count = Math.min(pieceTokens, prompt.length - this.#done);
     const width = bucketWidth(count);
     const ids = new Int32Array(width);
@@ -45,9 +48,11 @@ export class PromptPass {
     const idTensor = tf.tensor2d(ids, [1, width], 'int32') as Tensor;
     const first = this.#rows === undefined;
     const before = first ? hit : { rows: this.#rows!, length: this.#done };
+    const placed = this.#decoder.place(images, this.#done, width);
     const { x, cached } = before
-      ? this.#decoder.extend(idTensor, count, before, adapters)
-      : this.#decoder.prefill(idTensor, [count], adapters);
+      ? this.#decoder.extend(idTensor, count, before, adapters, placed)
+      : this.#decoder.prefill(idTensor, [count], adapters, placed);
+    disposePlaced(placed);
     const capacity = bucketWidth(this.#done + count);
     const rows = PromptRows.joined(before, cached, { row: 0, count, capacity });
     tf.dispose([idTensor, cached.layers]);

@@ -8,6 +8,7 @@ import { randomKey, uniformAt } from '../random/counter-random.ts';
 import type { MicroBatch } from '../training/batch-plan.ts';
 import { HEAD_CHUNK, logitsOf } from '../training/head.ts';
 import type { HeadPass } from '../training/head-pass.ts';
+import { imageSpans } from '../vision/image-spans.ts';
 import { packTopk, type TopkRow } from './sequence.ts';
 
 type PromptScoresResult = Pick<
@@ -91,6 +92,9 @@ export class PromptScorer {
         first,
         length,
       );
+      // An image's tokens are not drawn from the vocabulary.
+      for (const { start, end } of imageSpans(this.#base, request.images))
+        result.promptLogprobs.fill(Number.NaN, start, end);
     }
     if (request.topkPromptLogprobs > 0) {
       const k = Math.min(request.topkPromptLogprobs, this.#base.config.vocabSize);

@@ -12,6 +12,9 @@ import { type StackedAdapters, stackAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { HeadPass } from '../training/head-pass.ts';
+import { checkImages } from '../vision/check-images.ts';
+import { positionShift } from '../vision/placed-images.ts';
+import { prefixKey } from '../vision/prefix-key.ts';
 import { Admission, type AdmissionLimits } from './admission.ts';
 import type { PrefilledRows } from './cached-rows.ts';
 import { checkSampleRequest, stopConditions } from './check-request.ts';
@@ -87,6 +90,8 @@ export class Sampler {
   ): Promise<SampleResult> {
     return new Promise((resolve, reject) => {
       const { limit } = checkSampleRequest(request, this.#base.config);
+      const { prompt, images = [] } = request;
+      checkImages('prompt', { tokens: prompt, images }, this.#base);
       const conditions = stopConditions(request.params, this.#base.config, this.#options.tokenizer);
       const seed = request.params.seed ?? randomBytes(8).readBigUInt64LE();
       const sequences = Array.from(
@@ -103,6 +108,8 @@ export class Sampler {
       );
       const job: Job = {
         request,
+        key: prefixKey(this.#base, prompt, images),
+        positionShift: positionShift(this.#base, prompt.length, images),
         adapter,
         seed,
         options,
@@ -192,18 +199,18 @@ export class Sampler {
       this.#scorePrompt(job, x, row, adapter);
     });
     this.#start(group, stacked, { x, width, last: (row, length) => row * width + length - 1 }, cached);
-    group.forEach(({ job: { request } }, row) => {
-      const count = request.prompt.length;
+    group.forEach(({ job: { key } }, row) => {
+      const count = key.length;
       if (count < MIN_SHARED) return;
       const capacity = bucketWidth(count);
       const rows = PromptRows.joined(undefined, cached, { row, count, capacity });
-      this.#prefixes.put(adapter, request.prompt, rows);
+      this.#prefixes.put(adapter, key, rows);
     });
     tf.dispose([idTensor, x, cached.layers]);
   }
 
   #prefillPiece({ job, count }: PrefillGroup[number]): void {
-    const { adapter, request } = job;
+    const { adapter, key } = job;
     const adapters = stackAdapters([adapter], this.#base.layers.length);
     job.pass ??= this.#startPass(job, adapters);
     job.pass.step();
@@ -214,7 +221,7 @@ export class Sampler {
     const last = (x.shape[1] as number) - 1;
     const cached = { layers: rows.layers, width: rows.capacity };
     this.#start([{ job, count }], adapters, { x, width: rows.capacity, last: () => last }, cached);
-    this.#prefixes.put(adapter, request.prompt, rows);
+    this.#prefixes.put(adapter, key, rows);
     x.dispose();
   }
 
@@ -224,6 +231,7 @@ export class Sampler {
     job.cachedTokens = Math.max(job.cachedTokens, job.started === 0 ? (hit?.length ?? 0) : 0);
     return new PromptPass(this.#decoder, {
       prompt: job.request.prompt,
+      images: job.request.images ?? [],
       adapters,
       hit,
       pieceTokens: this.#pieceTokens,
@@ -287,7 +295,7 @@ export class Sampler {
   /** Keeps a conversation for its next turn; of several samples of one prompt, only the prompt was worth keeping. */
   #remember({ job, sequence }: Running, kept: { length: number; extract: () => PromptRows }): void {
     if (job.sequences.length > 1 || job.settled) return;
-    const tokens = Int32Array.from([...job.request.prompt, ...sequence.tokens]).subarray(0, kept.length);
+    const tokens = Int32Array.from([...job.key, ...sequence.tokens]).subarray(0, kept.length);
     if (tokens.length >= MIN_SHARED) this.#prefixes.put(job.adapter, tokens, kept.extract());
   }
 

@@ -4,6 +4,7 @@ import { attendCausally, causalMaskValues } from '../layers/attention.ts';
 import { embed } from '../layers/embedding.ts';
 import type { LoraTensors } from '../layers/linear.ts';
 import type { BaseModel } from '../models/base-model.ts';
+import { type PlacedImages, withDeepstack, withFeatures } from '../vision/placed-images.ts';
 import { loraOfRows, type PassAdapters } from './pass-adapters.ts';
 
 /** Causal masks kept for reuse; one of 4096 positions takes 64 MB. */
@@ -34,6 +35,7 @@ export interface ForwardRecord {
   inputs: Tensor[];
   residuals: Tensor[][];
   recompute: boolean;
+  images: PlacedImages | undefined;
 }
 
 export class LayerStack {
@@ -76,37 +78,44 @@ export class LayerStack {
   /**
    * Runs the layers without keeping anything.
    * @param ids int32 [batch, time]
+   * @param images What images put into it; stays the caller's
    * @returns Hidden states before the final norm, [batch, time, hidden].
    */
   forward(
     ids: Tensor,
     adapters: PassAdapters | undefined,
+    images?: PlacedImages,
     onLayer?: (layer: number, x: Tensor) => void,
   ): Tensor {
-    let { x } = this.#embed({ ids, table: this.#base.embed });
+    let x = this.#embedded(ids, images);
     for (let layer = 0; layer < this.#base.layers.length; layer++) {
-      const { y } = this.#plain(this.#tree(layer, x, adapters));
+      const { y } = this.#plain(this.#tree(layer, x, adapters, images));
       x.dispose();
-      x = y;
+      x = withDeepstack(y, layer, images);
       onLayer?.(layer, x);
     }
     return x;
   }
 
-  /** Runs the layers and keeps what {@link backward} needs. With `recompute` that is each layer's input only. */
+  /**
+   * Runs the layers and keeps what {@link backward} needs. With `recompute` that is each layer's input only.
+   * @param images As for {@link forward}; needed until the backward pass is through
+   */
   forwardForTraining(
     ids: Tensor,
     adapters: PassAdapters,
     recompute: boolean,
+    images?: PlacedImages,
   ): { x: Tensor; record: ForwardRecord } {
     const vjp = recompute ? this.#recomputing : this.#saving;
-    const record: ForwardRecord = { inputs: [], residuals: [], recompute };
-    let { x } = this.#embed({ ids, table: this.#base.embed });
+    const record: ForwardRecord = { inputs: [], residuals: [], recompute, images };
+    let x = this.#embedded(ids, images);
     for (let layer = 0; layer < this.#base.layers.length; layer++) {
-      const { output, residuals } = vjp.forward(this.#tree(layer, x, adapters));
+      const { output, residuals } = vjp.forward(this.#tree(layer, x, adapters, images));
       record.inputs.push(x);
       record.residuals.push(residuals);
-      x = output;
+      // What deepstack adds is constant, so the output's gradient is the sum's.
+      x = withDeepstack(output, layer, images);
     }
     return { x, record };
   }
@@ -121,7 +130,7 @@ export class LayerStack {
     const perLayer: Tensor[][] = [];
     let dy = dx;
     for (let layer = this.#base.layers.length - 1; layer >= Math.max(lowest, 0) && lowest >= 0; layer--) {
-      const tree = this.#tree(layer, record.inputs[layer]!, adapters);
+      const tree = this.#tree(layer, record.inputs[layer]!, adapters, record.images);
       const grads = vjp.backward(tree, record.residuals[layer]!, dy);
       dy.dispose();
       if (tree.needsDx) dy = grads.shift() as Tensor;
@@ -138,7 +147,16 @@ export class LayerStack {
     this.#masks.clear();
   }
 
-  #tree(layer: number, x: Tensor, adapters: PassAdapters | undefined): LayerTree {
+  #embedded(ids: Tensor, images: PlacedImages | undefined): Tensor {
+    return withFeatures(this.#embed({ ids, table: this.#base.embed }).x, images);
+  }
+
+  #tree(
+    layer: number,
+    x: Tensor,
+    adapters: PassAdapters | undefined,
+    images: PlacedImages | undefined,
+  ): LayerTree {
     const time = x.shape[1] as number;
     const { rope, window } = this.#base.attention[layer]!;
     return {
@@ -148,7 +166,7 @@ export class LayerStack {
         string,
         LoraTensors & { [key: string]: Tensor | number }
       >,
-      rope: rope.upTo(time) as { cos: Tensor; sin: Tensor },
+      rope: (images?.ropes.get(rope) ?? rope.upTo(time)) as { cos: Tensor; sin: Tensor },
       mask: this.#mask(time, window),
       adapterOfRow: adapters?.adapterOfRow,
       needsDx: layer !== (adapters?.lowest ?? -1),

@@ -17,6 +17,8 @@ import { foldMetrics, type MetricsPart } from '../losses/metrics.ts';
 import { findLoss } from '../losses/registry.ts';
 import type { LoraModule } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
+import { checkImages } from '../vision/check-images.ts';
+import { disposePlaced, type PlacedImages, placeImages } from '../vision/placed-images.ts';
 import { type MicroBatch, planBatches } from './batch-plan.ts';
 import { addInto } from './gradient-sum.ts';
 import { HeadPass } from './head-pass.ts';
@@ -118,6 +120,9 @@ export class Trainer {
     const config = parseLossConfig(loss, lossFnConfig);
     const baseInput = loss.baseLogprobsInput?.(config);
     checkDatums(loss, config, data, this.#base.config.vocabSize, this.#base.config.maxContextLength);
+    data.forEach((datum, i) => {
+      checkImages(`data[${i}].model_input`, datum, this.#base);
+    });
     loss.validate?.(data, config);
     const scale = loss.callScale?.(data, config) ?? 1;
     const call: Call = { adapter, request, loss, config, scale, baseLogprobs: undefined };
@@ -131,7 +136,9 @@ export class Trainer {
     const adapters = adapter && passAdapters([adapter], this.#base.layers.length);
     for (const batch of planBatches(planItems(data), this.#maxTokens(0), 1)) {
       const ids = idsTensor(batch, data);
-      const x = this.#stack.forward(ids, adapters);
+      const images = this.#images(batch, data);
+      const x = this.#stack.forward(ids, adapters, images);
+      disposePlaced(images);
       const logprobs = this.#head.logprobs(x, adapter, batch, data);
       batch.datums.forEach((datum, row) => {
         result[datum] = rowOf(logprobs, batch, row, data[datum]!.tokens.length);
@@ -232,11 +239,15 @@ export class Trainer {
       if (baseLogprobs) inputs[baseLogprobs.input]!.set(baseLogprobs.values[index]!, row * rowSize(batch));
     });
     const ids = idsTensor(batch, data);
+    const images = this.#images(batch, data);
     let record: ForwardRecord | undefined;
     let x: Tensor | undefined;
     try {
-      if (forwardOnly || adapters.lowest < 0) x = this.#stack.forward(ids, adapters);
-      else ({ x, record } = this.#stack.forwardForTraining(ids, adapters, this.#mustRecompute(batch)));
+      if (forwardOnly || adapters.lowest < 0) x = this.#stack.forward(ids, adapters, images);
+      else {
+        const recompute = this.#mustRecompute(batch);
+        ({ x, record } = this.#stack.forwardForTraining(ids, adapters, recompute, images));
+      }
       const known = !forwardOnly && loss.linearWeights ? inputs[loss.linearWeights]! : undefined;
       const heads = new HeadRun(this.#head, x, adapters, adapterOf, batch, data);
       const scales = ownerOf.map(({ call }) => calls[call]!.scale);
@@ -285,7 +296,13 @@ export class Trainer {
     } finally {
       tf.dispose([ids, ...(x ? [x] : []), ...adapters.owned]);
       if (record) disposeRecord(record);
+      disposePlaced(images);
     }
+  }
+
+  #images(batch: MicroBatch, data: EngineDatum[]): PlacedImages | undefined {
+    const rows = batch.datums.map((datum) => ({ images: data[datum]!.images ?? [], start: 0 }));
+    return placeImages(this.#base, rows, batch);
   }
 
   #mustRecompute(batch: MicroBatch): boolean {

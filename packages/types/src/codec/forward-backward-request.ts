@@ -59,7 +59,12 @@ function decodeChunk(message: pb.Chunk, path: string): DecodedChunk {
     case 'encodedText':
       return { type: 'encoded_text', tokens: unpackInt32(chunk.value.tokens, `${path}.tokens`) };
     case 'image': {
-      const { data, format, expectedTokens } = chunk.value;
+      const { data, format, expectedTokens, overrideDimensions } = chunk.value;
+      if (overrideDimensions)
+        throw new WireFormatError(
+          `${path}.override_dimensions`,
+          'is not supported: send the image in its size',
+        );
       return { type: 'image', data, format, expectedTokens };
     }
     case 'dmel':
