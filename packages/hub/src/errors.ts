@@ -35,6 +35,11 @@ export class DiskFullError extends Error {
   override readonly name = 'DiskFullError';
 }
 
+/** Files could not be uploaded to the hub; the message says why and what to do. */
+export class HubPushError extends Error {
+  override readonly name = 'HubPushError';
+}
+
 /** A source has no such model, or cannot be reached: the next one is asked. */
 export class SourceUnavailable extends Error {
   override readonly name = 'SourceUnavailable';

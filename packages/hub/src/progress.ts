@@ -1,13 +1,13 @@
 import type { ModelSource } from './errors.ts';
 
-/** What happens while a model is fetched: a sentence for people, or how far a file is. */
+/** What happens while a model is fetched or uploaded: a sentence for people, or how far a file is. */
 export type ProgressEvent =
   | { readonly type: 'message'; readonly source: ModelSource; readonly message: string }
   | {
       readonly type: 'progress';
       readonly source: ModelSource;
       /** What is being done to the file. */
-      readonly step: 'download' | 'convert';
+      readonly step: 'download' | 'convert' | 'upload';
       readonly file: string;
       readonly receivedBytes: number;
       readonly totalBytes: number;

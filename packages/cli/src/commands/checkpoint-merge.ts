@@ -1,15 +1,9 @@
-import { existsSync } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
-import { ModelNotFoundError, resolveModel } from '@anneal/hub';
 import type { Command } from 'commander';
-import { downloadCheckpoint } from '../download-checkpoint.ts';
-import { CliError, usageError } from '../errors.ts';
 import { baseNamedBy } from '../merge/adapter-file.ts';
+import { baseFolder, withAdapter } from '../merge/adapter-source.ts';
 import { mergeAdapter } from '../merge/merge-adapter.ts';
 import { bytes, facts, print } from '../output/print.ts';
-import { addRemoteOptions, type RemoteOptions, withServer } from '../remote.ts';
+import { addRemoteOptions, type RemoteOptions } from '../remote.ts';
 
 interface MergeOptions extends RemoteOptions {
   output: string;
@@ -43,36 +37,4 @@ async function merge(path: string, options: MergeOptions): Promise<void> {
       ['size', bytes(merged.sizeBytes)],
     ]),
   );
-}
-
-/** Runs `work` on the adapter's folder; a server's is fetched for as long as that takes. */
-async function withAdapter<T>(
-  path: string,
-  options: MergeOptions,
-  work: (folder: string) => Promise<T>,
-): Promise<T> {
-  if (!path.startsWith('tinker://')) return await work(path);
-  const temporary = await mkdtemp(join(tmpdir(), 'anneal-merge-'));
-  try {
-    const folder = join(temporary, 'adapter');
-    await withServer(options, (rest) => downloadCheckpoint(rest, path, folder));
-    return await work(folder);
-  } finally {
-    await rm(temporary, { recursive: true, force: true });
-  }
-}
-
-async function baseFolder(model: string | undefined): Promise<string> {
-  if (model === undefined) throw usageError('--model: the adapter does not name its base model; name it');
-  // Merging asks for no tokenizer, unlike serving.
-  if (existsSync(join(model, 'config.json'))) return resolve(model);
-  try {
-    return (await resolveModel(model, { offline: true })).folder;
-  } catch (cause) {
-    if (!(cause instanceof ModelNotFoundError)) throw cause;
-    throw new CliError(
-      `--model: "${model}" is neither a checkpoint folder nor fetched; give the folder that is served, or run anneal model pull`,
-      { cause },
-    );
-  }
 }

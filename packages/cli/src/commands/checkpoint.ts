@@ -6,6 +6,7 @@ import { bytes, facts, print, table } from '../output/print.ts';
 import { addRemoteOptions, type RemoteOptions, withServer } from '../remote.ts';
 import { addCheckpointImport } from './checkpoint-import.ts';
 import { addCheckpointMerge } from './checkpoint-merge.ts';
+import { addCheckpointPush } from './checkpoint-push.ts';
 import { naturalNumber, take } from './listing.ts';
 
 export function checkpointCommand(program: Command): Command {
@@ -42,6 +43,7 @@ export function checkpointCommand(program: Command): Command {
     .action(download);
   addCheckpointImport(checkpoint);
   addCheckpointMerge(checkpoint);
+  addCheckpointPush(checkpoint);
   return checkpoint;
 }
 

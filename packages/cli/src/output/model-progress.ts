@@ -1,4 +1,4 @@
-/** Shows how far the fetching of a model is: bars on a terminal, one line per step elsewhere. */
+/** Shows how far the fetching or uploading of a model is: bars on a terminal, one line per step elsewhere. */
 import { formatBytes, type OnProgress, type ProgressEvent } from '@anneal/hub';
 import { MultiBar, Presets, type SingleBar } from 'cli-progress';
 
@@ -10,7 +10,7 @@ export interface ModelProgress {
 
 type FileProgress = Extract<ProgressEvent, { type: 'progress' }>;
 
-const VERBS = { download: 'Downloading', convert: 'Converting' };
+const VERBS = { download: 'Downloading', convert: 'Converting', upload: 'Uploading' };
 
 export function modelProgress(stream: NodeJS.WriteStream = process.stderr): ModelProgress {
   return stream.isTTY && !process.env.CI ? bars(stream) : lines(stream);
