@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { openSafetensors } from '@anneal/safetensors';
-import type { EngineDatum, LoraSpec } from '../engine.ts';
+import type { EngineDatum, EngineImage, LoraSpec } from '../engine.ts';
 
 const ROOT = path.join(import.meta.dirname, '../../fixtures');
 
@@ -20,6 +20,15 @@ export interface ArchReference {
     }
   >;
   greedy: { prompt: number[]; tokens: number[] };
+  image?: ImageReference;
+}
+
+/** A prompt with images, where a family's fixture has one. */
+export interface ImageReference {
+  tokens: number[];
+  grid_thw: [number, number, number][];
+  position_ids: number[][];
+  rope_delta: number;
 }
 
 /** Fixtures of one family, by folder name. */
@@ -33,6 +42,19 @@ export function archFixture(name: string) {
     lora: (variant: string) => openSafetensors(path.join(dir, `lora_${variant}.safetensors`)),
     data: reference.sequences.map(crossEntropyDatum),
   };
+}
+
+/** The prompt with images of a family's fixture, where a patch has 8 pixels to a side and a token 2 patches. */
+export function imagePrompt({ reference, tensors }: ReturnType<typeof archFixture>, imageTokenId: number) {
+  const { tokens, grid_thw: grids, position_ids: positions, rope_delta: shift } = reference.image!;
+  let from = 0;
+  const images = grids.map(([, rows, columns], i): EngineImage => {
+    const at = tokens.indexOf(imageTokenId, from);
+    from = at + (rows * columns) / 4;
+    const pixels = Uint8Array.from(tensors.readFloat32Sync(`image.${i}.pixels`));
+    return { at, width: 8 * columns, height: 8 * rows, pixels };
+  });
+  return { prompt: Int32Array.from(tokens), images, positions, shift };
 }
 
 export function fixturePath(...parts: string[]): string {

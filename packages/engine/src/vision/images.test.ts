@@ -1,7 +1,6 @@
-/** Images through preprocessing, tower, training and sampling, against transformers; see fixtures/make_image_fixtures.py. */
-import path from 'node:path';
+/** Images in training and sampling, against transformers; see fixtures/make_image_fixtures.py. */
 import { openSafetensors } from '@anneal/safetensors';
-import { compile, type Tensor, tf } from '@anneal/tensorflow';
+import { tf } from '@anneal/tensorflow';
 import { afterAll, describe, expect, test } from 'vitest';
 import type { EngineDatum, EngineImage, SampleResult } from '../engine.ts';
 import { LoraAdapter } from '../lora/adapter.ts';
@@ -11,22 +10,15 @@ import {
   archFixture,
   crossEntropyDatum,
   fixturePath,
+  imagePrompt,
   loraSpec,
   maxAbs,
   maxDifference,
   readJson,
 } from '../testing/fixtures.ts';
 import '../testing/tensorflow.ts';
-import { logitsOf } from '../training/head.ts';
 import { HeadPass } from '../training/head-pass.ts';
 import { Trainer } from '../training/trainer.ts';
-import { toPatches } from './image-processor.ts';
-import { disposePlaced, placeImages } from './placed-images.ts';
-import { sequencePositions } from './sequence-positions.ts';
-
-interface ImageReference {
-  image: { tokens: number[]; grid_thw: number[][]; position_ids: number[][]; rope_delta: number };
-}
 
 interface Made {
   targets: number[];
@@ -36,12 +28,8 @@ interface Made {
 }
 
 /** What the fixtures grant an fp32 engine. */
-const USUAL = { logits: 2e-4, logprobs: 1e-4, loss: 1e-6, gradient: 1e-4 };
-const WITH_DELTA_RULE = { logits: 2e-3, logprobs: 1e-3, loss: 5e-6, gradient: 1e-3 };
-
-const headLogits = compile('test_image_logits', ({ h, head }: { h: Tensor; head: Tensor }) => ({
-  logits: logitsOf(h, head, undefined),
-}));
+const USUAL = { logprobs: 1e-4, loss: 1e-6, gradient: 1e-4 };
+const WITH_DELTA_RULE = { logprobs: 1e-3, loss: 5e-6, gradient: 1e-3 };
 
 function finish<T>(steps: Generator<void, T>): T {
   for (;;) {
@@ -57,61 +45,13 @@ describe.each([
   const fixture = archFixture(family);
   const made = readJson<Made>(fixturePath('images', `${family}.json`));
   const madeTensors = openSafetensors(fixturePath('images', `${family}.safetensors`));
-  const reference = readJson<ImageReference>(path.join(fixture.modelDir, '..', 'reference.json')).image;
   const base = BaseModel.load(fixture.modelDir, 'auto');
   const trainer = new Trainer(base, { activationBudgetBytes: 1e9 });
-  const prompt = Int32Array.from(reference.tokens);
-  const images = imagesOf(reference.grid_thw, prompt);
+  const { prompt, images } = imagePrompt(fixture, base.config.vision!.imageTokenId);
 
   afterAll(() => {
     trainer.dispose();
     base.dispose();
-  });
-
-  /** The fixture's pixels, at the places where its tokens begin. */
-  function imagesOf(grids: number[][], tokens: Int32Array): EngineImage[] {
-    let from = 0;
-    return grids.map(([, rows, columns], i) => {
-      const at = tokens.indexOf(base.config.vision!.imageTokenId, from);
-      from = at + (rows! * columns!) / 4;
-      const pixels = Uint8Array.from(fixture.tensors.readFloat32Sync(`image.${i}.pixels`));
-      return { at, width: 8 * columns!, height: 8 * rows!, pixels };
-    });
-  }
-
-  test('patches and features', () => {
-    const patches = images.map((image) => toPatches(image, base.imageProcessor!));
-    const want = fixture.tensors.readFloat32Sync('image.patches');
-    const values = Float32Array.from(patches.flatMap((own) => [...own.values]));
-    expect(maxDifference(values, want)).toBeLessThan(1e-6);
-    const features = images.flatMap((image) => [...base.vision!.encode(image).features.dataSync()]);
-    const wantFeatures = fixture.tensors.readFloat32Sync('image.features');
-    expect(maxDifference(features, wantFeatures)).toBeLessThan(USUAL.logits);
-  });
-
-  test('positions', () => {
-    const grids = images.map(({ at, width, height }) => ({ at, rows: height / 16, columns: width / 16 }));
-    const { axes, shift } = sequencePositions(prompt.length, grids);
-    expect(axes.map((axis) => [...axis])).toEqual(reference.position_ids);
-    expect(shift).toBe(reference.rope_delta);
-  });
-
-  test('logits of a prompt with images, in a row beside others and padded', () => {
-    const width = 32;
-    const ids = new Int32Array(3 * width);
-    ids.set(prompt, width);
-    const rows = [
-      { images: [], start: 0 },
-      { images, start: 0 },
-    ];
-    const placed = placeImages(base, rows, { height: 3, width });
-    const x = trainer.stack.forward(tf.tensor2d(ids, [3, width], 'int32'), undefined, placed);
-    disposePlaced(placed);
-    const own = tf.squeeze(tf.slice(x, [1, 0, 0], [1, prompt.length, -1]), [0]);
-    const h = base.architecture.finalNorm(base.config, own, base.finalNorm);
-    const logits = headLogits({ h, head: base.head }).logits.dataSync();
-    const want = fixture.tensors.readFloat32Sync('image.logits');
-    expect(maxDifference(logits, want)).toBeLessThan(tolerance.logits);
   });
 
   test.each([

@@ -80,12 +80,16 @@ export class VisionTower {
   readonly #merger: Weights;
   readonly #deepstack: Weights[];
   readonly #run: TowerFunctions;
+  readonly #scoresBytes: number;
 
-  /** @throws EngineError (user) for a tensor that is missing or not finite. */
+  /**
+   * @param options.scoresBytes Scores that attention holds at once
+   * @throws EngineError (user) for a tensor that is missing or not finite.
+   */
   constructor(
     reader: SafetensorsReader,
     config: VisionConfig,
-    options: { precision: Precision; matmulPrecision: MatmulPrecision },
+    options: { precision: Precision; matmulPrecision: MatmulPrecision; scoresBytes?: number },
   ) {
     this.#config = config;
     const load = (names: Record<string, string>) => loadAll(reader, names, options.precision);
@@ -102,6 +106,7 @@ export class VisionTower {
     this.#merger = load(mergerNames(`${root}.merger`));
     this.#deepstack = config.deepstack.map((_, i) => load(mergerNames(`${root}.deepstack_merger_list.${i}`)));
     this.#run = functionsOf(config, options.matmulPrecision);
+    this.#scoresBytes = options.scoresBytes ?? SCORES_BYTES;
   }
 
   /** Runs one image; the caller owns the result. */
@@ -131,7 +136,7 @@ export class VisionTower {
   /** @param perQuery Scores of one query, over all heads */
   #attendInSlices({ q, k, v, mask }: AttendTree, perQuery: number): Tensor {
     const [, heads, width, dim] = q.shape as [number, number, number, number];
-    const most = Math.max(16, Math.floor(SCORES_BYTES / (4 * perQuery) / 16) * 16);
+    const most = Math.max(16, Math.floor(this.#scoresBytes / (4 * perQuery) / 16) * 16);
     if (most >= width) return this.#run.attend({ q, k, v, mask }).mixed;
     const parts: Tensor[] = [];
     for (let start = 0; start < width; start += most) {
