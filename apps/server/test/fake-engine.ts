@@ -95,6 +95,7 @@ export class FakeEngine implements Engine {
       queuedTraining: 0,
       activeSequences: 0,
       waitingSequences: 0,
+      kvCache: { bytes: 640, limitBytes: 1000, tokens: 5, prefixBytes: 64, prefixLimitBytes: 100 },
       numTensors: 0,
       rssBytes: 0,
       trainedTokens: this.trainedTokens,

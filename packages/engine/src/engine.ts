@@ -216,6 +216,19 @@ export interface SampleOptions {
   onProgress?: (progress: SampleProgress) => void;
 }
 
+/** What keys and values, and states, take in memory. */
+export interface CacheUse {
+  /** Of running sequences, room for their growth included. */
+  bytes: number;
+  /** The most that admission lets those take. */
+  limitBytes: number;
+  /** Positions of running sequences. */
+  tokens: number;
+  /** Of earlier prompts and conversations, kept for those that begin alike. */
+  prefixBytes: number;
+  prefixLimitBytes: number;
+}
+
 export interface EngineStatus {
   backend: string;
   device: string;
@@ -225,6 +238,8 @@ export interface EngineStatus {
   queuedTraining: number;
   activeSequences: number;
   waitingSequences: number;
+  /** Of all base models together. */
+  kvCache: CacheUse;
   numTensors: number;
   rssBytes: number;
   trainedTokens: number;

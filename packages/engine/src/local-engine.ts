@@ -128,6 +128,13 @@ export class LocalEngine implements ProfilingEngine {
       queuedTraining: this.#scheduler.queuedTraining,
       activeSequences: total((sampler) => sampler.activeSequences),
       waitingSequences: total((sampler) => sampler.waitingSequences),
+      kvCache: {
+        bytes: total(({ cacheUse }) => cacheUse.bytes),
+        limitBytes: total(({ cacheUse }) => cacheUse.limitBytes),
+        tokens: total(({ cacheUse }) => cacheUse.tokens),
+        prefixBytes: total(({ cacheUse }) => cacheUse.prefixBytes),
+        prefixLimitBytes: total(({ cacheUse }) => cacheUse.prefixLimitBytes),
+      },
       numTensors: tf.memory().numTensors,
       rssBytes: process.memoryUsage.rss(),
       trainedTokens: this.#trainedTokens,

@@ -53,6 +53,15 @@ export const ConsoleOverview = z
       active_sequences: count,
       waiting_sequences: count,
     }),
+    /** What keys and values take: of running sequences, and of earlier prompts that are kept. */
+    kv_cache: z.object({
+      bytes: count,
+      limit_bytes: count,
+      /** Positions of running sequences. */
+      tokens: count,
+      prefix_bytes: count,
+      prefix_limit_bytes: count,
+    }),
     models_in_memory: count,
     samplers_in_memory: count,
     trained_tokens_per_second: z.number(),

@@ -36,6 +36,31 @@ const GAUGES: Reading[] = [
     value: ({ samplers_in_memory }) => samplers_in_memory,
   },
   {
+    name: 'anneal_kv_cache_bytes',
+    help: 'Memory of the keys and values of running sequences, room for their growth included',
+    value: ({ kv_cache }) => kv_cache.bytes,
+  },
+  {
+    name: 'anneal_kv_cache_limit_bytes',
+    help: 'The most that running sequences may take; those beyond wait',
+    value: ({ kv_cache }) => kv_cache.limit_bytes,
+  },
+  {
+    name: 'anneal_kv_cache_tokens',
+    help: 'Tokens of running sequences whose keys and values are kept',
+    value: ({ kv_cache }) => kv_cache.tokens,
+  },
+  {
+    name: 'anneal_prefix_cache_bytes',
+    help: 'Memory of the keys and values of earlier prompts and conversations, kept for those that begin alike',
+    value: ({ kv_cache }) => kv_cache.prefix_bytes,
+  },
+  {
+    name: 'anneal_prefix_cache_limit_bytes',
+    help: 'The most that earlier prompts and conversations may take; the longest unused go',
+    value: ({ kv_cache }) => kv_cache.prefix_limit_bytes,
+  },
+  {
     name: 'anneal_memory_bytes',
     help: 'Memory of the process, keys and values of the sampled sequences included; not that of a GPU',
     value: ({ device }) => device.memory_bytes,

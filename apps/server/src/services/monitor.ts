@@ -122,6 +122,13 @@ export class Monitor {
         active_sequences: status.activeSequences,
         waiting_sequences: status.waitingSequences,
       },
+      kv_cache: {
+        bytes: status.kvCache.bytes,
+        limit_bytes: status.kvCache.limitBytes,
+        tokens: status.kvCache.tokens,
+        prefix_bytes: status.kvCache.prefixBytes,
+        prefix_limit_bytes: status.kvCache.prefixLimitBytes,
+      },
       models_in_memory: status.models.length,
       samplers_in_memory: status.samplers,
       trained_tokens_per_second: trainedRate,

@@ -42,6 +42,12 @@ export class DecodeBatch {
     return this.#cache.capacity;
   }
 
+  /** Bytes of the cache, and how many positions of it hold tokens of running sequences. */
+  get cacheUse(): { bytes: number; tokens: number } {
+    const lengths = this.#running.map((entry, slot) => (entry ? this.#cache.length(slot) : 0));
+    return { bytes: this.#cache.bytes, tokens: lengths.reduce((sum, length) => sum + length, 0) };
+  }
+
   get jobs(): Job[] {
     return this.#running.flatMap((entry) => (entry ? [entry.job] : []));
   }

@@ -96,6 +96,11 @@ export class KvCache {
     this.#shapes = shapes;
   }
 
+  /** Bytes that the tensors of all slots take. */
+  get bytes(): number {
+    return cacheBytes(this.#shapes, this.slots, this.capacity + RECENT);
+  }
+
   get isFull(): boolean {
     return this.#step >= RECENT;
   }

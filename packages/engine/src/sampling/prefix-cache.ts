@@ -39,6 +39,10 @@ export class PrefixCache {
     return this.#bytes;
   }
 
+  get budgetBytes(): number {
+    return this.#budgetBytes;
+  }
+
   /** The longest beginning that `tokens` shares with a kept prompt of the same adapter; never all of it. Stays the cache's. */
   find(adapter: LoraAdapter | undefined, tokens: Int32Array): PrefixHit | undefined {
     let best: { entry: Entry; length: number } | undefined;

@@ -66,6 +66,26 @@ test('greedy tokens equal the reference, alone and among neighbours that come an
   expect([...all[3]!.sequences[0]!.tokens]).toEqual(greedy.tokens);
 });
 
+test('the use of the cache follows the sequences that run; prompts that are kept are told apart', async () => {
+  const sampler = newSampler();
+  const idle = { bytes: 0, tokens: 0, limitBytes: 1e9, prefixLimitBytes: 2 ** 28 };
+  expect(sampler.cacheUse).toEqual({ ...idle, prefixBytes: 0 });
+  const prompt = Array.from({ length: 40 }, (_, at) => 5 + at);
+  const result = sampler.submit(request(prompt, { maxTokens: 6 }, { numSamples: 2 }), undefined);
+  sampler.work();
+  expect(sampler.cacheUse.tokens).toBe(2 * 40);
+  sampler.work();
+  const running = sampler.cacheUse;
+  expect(running.tokens).toBe(2 * 41);
+  // Three layers of two heads, keys and values of 16 dimensions, in float32.
+  const perPosition = 3 * 2 * (16 + 16) * 4;
+  expect(running.bytes % perPosition).toBe(0);
+  expect(running.bytes).toBeGreaterThanOrEqual(running.tokens * perPosition);
+  await finish(sampler, [result]);
+  expect(sampler.cacheUse).toMatchObject(idle);
+  expect(sampler.cacheUse.prefixBytes).toBeGreaterThanOrEqual(40 * perPosition);
+});
+
 test('decoded logprobs equal scoring the same tokens as a prompt, past the recent window', async () => {
   const sampler = newSampler();
   const [sampled] = await finish(sampler, [

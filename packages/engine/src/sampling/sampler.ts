@@ -6,7 +6,13 @@
 import { randomBytes } from 'node:crypto';
 import { profiled, type Tensor, tf } from '@anneal/tensorflow';
 import { StopMatcher, type Tokenizer } from '@anneal/tokenizer';
-import { EngineError, type SampleOptions, type SampleRequest, type SampleResult } from '../engine.ts';
+import {
+  type CacheUse,
+  EngineError,
+  type SampleOptions,
+  type SampleRequest,
+  type SampleResult,
+} from '../engine.ts';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import { type StackedAdapters, stackAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
@@ -76,6 +82,15 @@ export class Sampler {
 
   get waitingSequences(): number {
     return this.#waiting.reduce((sum, job) => sum + job.sequences.length - job.started, 0);
+  }
+
+  get cacheUse(): CacheUse {
+    return {
+      ...this.#batch.cacheUse,
+      limitBytes: this.#options.kvBudgetBytes,
+      prefixBytes: this.#prefixes.bytes,
+      prefixLimitBytes: this.#prefixes.budgetBytes,
+    };
   }
 
   get hasWork(): boolean {
