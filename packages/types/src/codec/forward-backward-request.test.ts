@@ -128,6 +128,15 @@ const brokenRequests: [string, (message: pb.ForwardBackwardRequest) => void, str
     0,
   ],
   [
+    'an image in another size than its own',
+    ({ data }) => {
+      const image = data[2]!.modelInput[0]!.chunk.value as pb.ImageChunk;
+      image.overrideDimensions = create(pb.ImageDimensionsSchema, { width: 2, height: 2 });
+    },
+    'data[2].model_input[0].override_dimensions',
+    2,
+  ],
+  [
     'values and shape disagree',
     ({ data }) => (data[0]!.lossFnInputs.weights!.shape = [2n]),
     'data[0].loss_fn_inputs.weights.shape',
