@@ -183,7 +183,7 @@ test('refusals are the errors of OpenAI’s client', async () => {
     [{ temperature: -1 }, 'temperature'],
     [{ n: 0 }, 'n'],
     [{ response_format: { type: 'json_object' } }, 'response_format.type'],
-    [{ stream: true, stop: [''] }, 'stop'],
+    [{ stream: true, stop: [''] }, 'stop.0'],
   ];
   for (const [more, param] of wrong) {
     const refused = create(more);
