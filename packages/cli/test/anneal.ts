@@ -24,12 +24,14 @@ export interface Running {
   env?: NodeJS.ProcessEnv;
   /** Press Ctrl-C when this is in the output. */
   interruptAt?: string;
+  /** End it without a warning when this is in the output. */
+  killAt?: string;
 }
 
 /** The command's end. */
 export function anneal(
   args: string[],
-  { server, input = '', env = {}, interruptAt }: Running = {},
+  { server, input = '', env = {}, interruptAt, killAt }: Running = {},
 ): Promise<Ended> {
   const reached = server ? { TINKER_BASE_URL: server.url, TINKER_API_KEY: server.apiKey } : {};
   const child = spawn(
@@ -39,9 +41,10 @@ export function anneal(
   );
   let [stdout, stderr] = ['', ''];
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    const isNew = interruptAt !== undefined && !stdout.includes(interruptAt);
+    const awaited = interruptAt ?? killAt;
+    const isNew = awaited !== undefined && !stdout.includes(awaited);
     stdout += text;
-    if (isNew && stdout.includes(interruptAt)) child.kill('SIGINT');
+    if (isNew && stdout.includes(awaited)) child.kill(killAt === undefined ? 'SIGINT' : 'SIGKILL');
   });
   child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
   child.stdin.on('error', () => {}).end(input);

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -62,6 +62,19 @@ test('a file of conversations becomes an adapter that says what they say, and ca
   const table = await anneal(['run', 'metrics', run], { server });
   expect(table.stdout.split('\n')[0]).toMatch(/^step +time .*loss:sum/);
   expect(table.stdout.trim().split('\n')).toHaveLength(16);
+  const logged = await anneal(['run', 'logs', run, '--json'], { server });
+  const calls = jsonLines(logged.stdout);
+  const kinds = (kind: string) => calls.filter((call) => call.kind === kind);
+  expect([kinds('forward_backward').length, kinds('optim_step').length]).toEqual([15, 15]);
+  const passes = kinds('forward_backward');
+  expect(passes[14]).toMatchObject({ state: 'done', sequences: 4, loss_fn: 'cross_entropy' });
+  expect(passes[14].metrics['loss:sum']).toBeCloseTo(lines[14].loss, 5);
+  expect(passes[14].ended_at).toBeGreaterThanOrEqual(passes[14].started_at);
+  const tail = await anneal(['run', 'logs', run, '--tail', '2', '--follow'], { server });
+  expect(tail.stdout.trim().split('\n')).toEqual([
+    expect.stringMatching(/^20\S+Z {2}save_weights +#\d+ {2}\d+\.\d\d s/),
+    expect.stringMatching(/ {2}save_weights_for_sampler /),
+  ]);
   const unknown = await anneal(['run', 'metrics', 'nobody'], { server });
   expect(unknown).toMatchObject({ status: 1, stdout: '' });
   expect(unknown.stderr).toMatch(/^anneal: error: .*nobody.*\n$/);
@@ -102,8 +115,46 @@ test('an interrupted training goes on where it ended', async () => {
   const lines = jsonLines(resumed.stdout);
   expect(lines[0].step).toBe(steps + 1);
   expect(lines.at(-1)).toMatchObject({ steps: 40, interrupted: false });
+  const other = write(
+    'other.jsonl',
+    readFileSync(file, 'utf8')
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line.replace('Say', 'Now say'))),
+  );
+  const anew = await anneal(['train', 'sft', other, ...flags, '--resume', state], { server });
+  expect(jsonLines(anew.stdout)[0].step).toBe(1);
   const rank = await anneal(['train', 'sft', file, '--resume', state, '--rank', '8'], { server });
   expect(rank).toMatchObject({ status: 2, stdout: '' });
+}, 120_000);
+
+test('a training that dies goes on from the latest of its saves', async () => {
+  const file = conversations();
+  const flags = ['--epochs', '10', '--batch-size', '1', '--save-every', '4', '--json'];
+  const begun = await anneal(['train', 'sft', file, '--rank', '4', ...flags], {
+    server,
+    killAt: '"step":9,',
+  });
+  expect(begun.status).toBeNull();
+  const saves = jsonLines(begun.stdout.slice(0, begun.stdout.lastIndexOf('\n'))).filter(({ state }) => state);
+  expect(saves.map(({ step }) => step)).toEqual([4, 8]);
+  const { state } = saves[1];
+  const run = state.split('/')[2];
+  const listed = await anneal(['checkpoint', 'list', '--run', run, '--json'], { server });
+  const paths = JSON.parse(listed.stdout).checkpoints.map(
+    ({ tinker_path }: { tinker_path: string }) => tinker_path,
+  );
+  expect(paths).toEqual([state]);
+  const resumed = await anneal(['train', 'sft', file, ...flags, '--resume', state], { server });
+  expect([resumed.status, resumed.stderr]).toEqual([0, '']);
+  const lines = jsonLines(resumed.stdout);
+  expect(lines[0].step).toBe(9);
+  expect(lines.at(-1)).toMatchObject({ steps: 40, interrupted: false });
+  const kept = await anneal(['checkpoint', 'list', '--run', lines.at(-1).run, '--json'], { server });
+  const ids = JSON.parse(kept.stdout).checkpoints.map(
+    ({ checkpoint_id }: { checkpoint_id: string }) => checkpoint_id,
+  );
+  expect(ids.sort()).toEqual(['sampler_weights/talk', 'weights/talk']);
 }, 120_000);
 
 test('data that cannot be trained on is refused with its line', async () => {

@@ -44,6 +44,11 @@ function addKind(train: Command, kind: TrainingKind): void {
     .option('--epochs <number>', 'times to go through the data', naturalNumber, 1)
     .option('--max-length <tokens>', 'cut longer examples at their end', naturalNumber)
     .option('--name <name>', "of the saved checkpoints (default: the file's)")
+    .option(
+      '--save-every <steps>',
+      'save the state after every so many steps, in place of the one before',
+      naturalNumber,
+    )
     .option('--resume <path>', 'go on from a saved state, tinker://RUN/weights/NAME')
     .option(
       '--tokenizer <place>',

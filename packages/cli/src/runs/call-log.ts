@@ -28,15 +28,20 @@ export async function* callsOf(
 ): AsyncGenerator<ConsoleCall> {
   let query = tail === undefined ? 'after=0' : `last=true&limit=${Math.min(tail, PAGE)}`;
   let known = new Set<string>();
+  let since: number | undefined;
   for (;;) {
     const page = await read(connection, run, query, signal);
-    yield* page.calls.filter(({ request_id }) => !known.has(request_id));
+    // What ended before the first of the latest was not asked for.
+    since ??= tail === undefined ? 0 : (page.calls[0]?.ended_at ?? 0);
+    const news = page.calls.filter(
+      ({ request_id, ended_at }) => !known.has(request_id) && ended_at! >= since!,
+    );
+    yield* news;
     if (!page.more && !follow) return yield* page.pending;
-    const isNews = page.calls.some(({ request_id }) => !known.has(request_id));
     known = new Set(page.calls.map(({ request_id }) => request_id));
     query = `after=${page.more ? page.cursor : Math.max(page.cursor - OVERLAP, 0)}`;
     if (page.more) continue;
-    if (page.run_ended && page.pending.length === 0 && !isNews) return;
+    if (page.run_ended && page.pending.length === 0 && news.length === 0) return;
     await sleep(LOOK_EVERY_MS, undefined, { signal }).catch(() => {});
     if (signal.aborted) return;
   }

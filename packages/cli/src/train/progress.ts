@@ -3,6 +3,8 @@ import type { Step } from './train.ts';
 
 export interface Progress {
   onStep(step: Step): void;
+  /** A state was saved after so many steps. */
+  onSaved(step: number, state: string): void;
   /** To be called when nothing more will come. */
   stop(): void;
 }
@@ -14,7 +16,9 @@ export function trainingProgress(
   if (json) {
     const onStep = ({ learningRate, ...step }: Step) =>
       process.stdout.write(`${JSON.stringify({ ...step, learning_rate: learningRate })}\n`);
-    return { onStep, stop: () => {} };
+    const onSaved = (step: number, state: string) =>
+      process.stdout.write(`${JSON.stringify({ step, state })}\n`);
+    return { onStep, onSaved, stop: () => {} };
   }
   const begun = performance.now();
   let told = 0;
@@ -24,6 +28,9 @@ export function trainingProgress(
       const perStep = (performance.now() - begun) / told;
       const line = describe(step, (perStep * (step.steps - step.step)) / 1000);
       stream.write(stream.isTTY ? `\r\x1b[2K${line}` : `${line}\n`);
+    },
+    onSaved(step, state) {
+      stream.write(`${stream.isTTY ? '\n' : ''}saved after step ${step}: ${state}\n`);
     },
     stop() {
       if (stream.isTTY && told > 0) stream.write('\n');

@@ -1,6 +1,13 @@
 /** From a data file to a saved adapter on a running server. */
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { basename, extname } from 'node:path';
-import { ParsedCheckpointTinkerPath, ServiceClient, type TrainingClient } from '@anneal/client';
+import {
+  ParsedCheckpointTinkerPath,
+  type RestClient,
+  ServiceClient,
+  type TrainingClient,
+} from '@anneal/client';
 import type { Connection } from '../remote.ts';
 import { onlyModel } from '../served-model.ts';
 import { trainingProgress } from './progress.ts';
@@ -13,6 +20,8 @@ export interface TrainingOptions extends Omit<Plan, 'done' | 'kind'> {
   maxLength?: number | undefined;
   name?: string | undefined;
   resume?: string | undefined;
+  /** Save the state after every so many steps; the latest such state is kept. */
+  saveEvery?: number | undefined;
   tokenizer?: string | undefined;
   json?: boolean | undefined;
 }
@@ -44,14 +53,17 @@ export async function runTraining(
     const examples = readExamples(file, kind, tokenizer, options.maxLength);
     const { epochs, batchSize, learningRate, beta } = options;
     const plan = { kind, epochs, batchSize, learningRate, beta, done: 0 };
-    const mark = JSON.stringify([kind, examples.length, epochs, batchSize]);
+    const mark = JSON.stringify([kind, digestOf(file), epochs, batchSize]);
     const steps = stepsOf(examples.length, plan);
     plan.done = options.resume === undefined ? 0 : await stepsDone(service, options.resume, mark, steps);
     const progress = trainingProgress(options.json);
-    const done = await train(model, examples, plan, progress.onStep, interrupt).finally(progress.stop);
     const name = options.name ?? basename(file, extname(file)).replace(/[^\w.-]/g, '-');
-    const userMetadata = { [PLAN]: mark, [STEPS]: String(done) };
-    const { path: state } = await model.saveState(name, { userMetadata });
+    const saves = new RunningSaves(model, service.createRestClient(), mark);
+    const onSave = async (done: number): Promise<void> =>
+      progress.onSaved(done, await saves.replace(`${name}-step-${done}`, done));
+    const along = { onStep: progress.onStep, onSave, saveEvery: options.saveEvery };
+    const done = await train(model, examples, plan, along, interrupt).finally(progress.stop);
+    const state = await saves.replace(name, done);
     const { path } = await model.saveWeightsForSampler(name);
     return { path, state, run: model.modelId, steps: done, interrupted: done < steps };
   } finally {
@@ -59,9 +71,37 @@ export async function runTraining(
   }
 }
 
+/** States of one training: each takes the place of the one before, once it is there. */
+class RunningSaves {
+  readonly #model: TrainingClient;
+  readonly #rest: RestClient;
+  readonly #mark: string;
+  #latest: string | undefined;
+
+  constructor(model: TrainingClient, rest: RestClient, mark: string) {
+    this.#model = model;
+    this.#rest = rest;
+    this.#mark = mark;
+  }
+
+  async replace(name: string, done: number): Promise<string> {
+    const userMetadata = { [PLAN]: this.#mark, [STEPS]: String(done) };
+    const { path } = await this.#model.saveState(name, { userMetadata });
+    const before = this.#latest;
+    this.#latest = path;
+    if (before !== undefined) await this.#rest.deleteCheckpointFromTinkerPath(before);
+    return path;
+  }
+}
+
 /** What a saved state remembers of the training that it is from. */
 const PLAN = 'anneal_train_plan';
 const STEPS = 'anneal_train_steps';
+
+/** Another file of as many examples is other data. */
+function digestOf(file: string): string {
+  return createHash('sha256').update(readFileSync(file)).digest('hex').slice(0, 16);
+}
 
 async function openModel(
   service: ServiceClient,

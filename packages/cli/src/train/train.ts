@@ -27,6 +27,15 @@ export function stepsOf(examples: number, { epochs, batchSize }: Plan): number {
   return epochs * Math.ceil(examples / batchSize);
 }
 
+/** What is told and done along the way. */
+export interface Along {
+  onStep: (step: Step) => void;
+  /** Saves what there is after so many steps. */
+  onSave: (done: number) => Promise<void>;
+  /** Steps between saves; the end, which is saved anyway, is left out. Absent: none. */
+  saveEvery?: number | undefined;
+}
+
 /**
  * Steps of Adam at a rate that falls linearly to zero. A batch goes up while the one before is computed.
  *
@@ -36,7 +45,7 @@ export async function train(
   model: TrainingClient,
   examples: readonly Example[],
   plan: Plan,
-  onStep: (step: Step) => void,
+  { onStep, onSave, saveEvery }: Along,
   interrupt: AbortSignal,
 ): Promise<number> {
   const steps = stepsOf(examples.length, plan);
@@ -48,6 +57,11 @@ export async function train(
     running.catch(() => {});
     if (previous) onStep(await previous);
     previous = running;
+    const done = index + 1;
+    if (saveEvery === undefined || done % saveEvery !== 0 || done === steps) continue;
+    onStep(await running);
+    previous = undefined;
+    await onSave(done);
   }
   if (previous) onStep(await previous);
   return index;
