@@ -13,7 +13,7 @@ import { applyRope } from '../layers/rotary.ts';
 import { loadWeight, type Precision } from '../models/weight-source.ts';
 import { type Patches, patchPositions } from './image-processor.ts';
 import { interpolation, rotaryTable } from './patch-tables.ts';
-import type { VisionConfig } from './vision-config.ts';
+import { towerSource, type VisionConfig } from './vision-config.ts';
 
 type Weights = Record<string, Tensor>;
 
@@ -92,14 +92,12 @@ export class VisionTower {
     options: { precision: Precision; matmulPrecision: MatmulPrecision; scoresBytes?: number },
   ) {
     this.#config = config;
-    const load = (names: Record<string, string>) => loadAll(reader, names, options.precision);
+    const load = (names: Record<string, string>) => loadAll(reader, config, names, options.precision);
     const { root } = config;
-    const wide = (name: string) => loadWeight(reader, { wide: `${root}.${name}` }, options.precision);
-    this.#patches = {
-      proj: wide('patch_embed.proj.weight'),
-      bias: wide('patch_embed.proj.bias'),
-      positions: wide('pos_embed.weight'),
-    };
+    this.#patches = load({
+      ...withBias('proj', `${root}.patch_embed.proj`),
+      positions: `${root}.pos_embed.weight`,
+    });
     this.#blocks = Array.from({ length: config.numBlocks }, (_, i) =>
       load(blockNames(`${root}.blocks.${i}`)),
     );
@@ -193,7 +191,7 @@ function paddedPatches(count: number, perToken: number): number {
 function embedPatches({ patches, weights: w, taps, shares }: EmbedTree): Tensor {
   const kernel = tf.reshape(w.proj!, [w.proj!.shape[0] as number, -1]);
   const positions = tf.sum(tf.mul(tf.gather(w.positions!, taps as never), shares), 0);
-  return tf.add(linear(patches, kernel, undefined, w.bias), tf.expandDims(positions, 0));
+  return tf.add(linear(patches, kernel, undefined, w.projBias), tf.expandDims(positions, 0));
 }
 
 /** Rotated queries and keys, and values, [1, heads, patches, dim] each. */
@@ -226,9 +224,14 @@ function gelu(x: Tensor): Tensor {
   return tf.mul(tf.mul(x, 0.5), tf.add(tf.erf(tf.mul(x, Math.SQRT1_2)), 1));
 }
 
-function loadAll(reader: SafetensorsReader, names: Record<string, string>, precision: Precision): Weights {
-  const entries = Object.entries(names).map(([key, name]) => [key, loadWeight(reader, name, precision)]);
-  return Object.fromEntries(entries) as Weights;
+function loadAll(
+  reader: SafetensorsReader,
+  config: VisionConfig,
+  names: Record<string, string>,
+  precision: Precision,
+): Weights {
+  const load = (name: string) => loadWeight(reader, towerSource(config, name), precision);
+  return Object.fromEntries(Object.entries(names).map(([key, name]) => [key, load(name)]));
 }
 
 function blockNames(at: string): Record<string, string> {

@@ -1,6 +1,7 @@
 /** Reading `vision_config` of config.json: the tower that Qwen3-VL and Qwen3.5 have in common. */
 import { z } from 'zod';
 import { parseDecoderJson, unsupported } from '../models/config.ts';
+import type { WeightSource } from '../models/weight-source.ts';
 
 export interface VisionConfig {
   /** What names of the tower's tensors begin with. */
@@ -20,6 +21,12 @@ export interface VisionConfig {
   ropeTheta: number;
   /** Blocks after which features are also taken for the first layers of the language model, in ascending order. */
   deepstack: number[];
+}
+
+/** How a tensor of the tower is kept: what is no plain matrix, and small, in float32 whatever the precision. */
+export function towerSource({ root }: VisionConfig, name: string): WeightSource {
+  const isWide = ['patch_embed.', 'pos_embed.'].some((part) => name.startsWith(`${root}.${part}`));
+  return isWide ? { wide: name } : name;
 }
 
 const count = z.number().int().positive();
