@@ -17,6 +17,7 @@ import {
 } from '@opentelemetry/api';
 import { W3CTraceContextPropagator } from '@opentelemetry/core';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
+import * as z from 'zod';
 import type { Ended, FutureService } from '../services/futures.ts';
 import type { Generated } from '../services/openai-generation.ts';
 
@@ -39,7 +40,8 @@ export class Tracing {
 
   /** Makes a span of each request, as a part of the trace that its `traceparent` names. */
   addTo(http: FastifyInstance): void {
-    const warn = (message: string) => http.log.warn({ problem: message }, 'traces could not be sent');
+    const warn = (message: string) =>
+      http.log.warn({ problem: reasonOf(message) }, 'traces could not be sent');
     const quiet = (): void => {};
     diag.setLogger(
       { error: warn, warn: quiet, info: quiet, debug: quiet, verbose: quiet },
@@ -122,6 +124,16 @@ export class Tracing {
     if (failed) span.setStatus({ code: SpanStatusCode.ERROR });
     span.end(to);
     return trace.setSpan(parent, span);
+  }
+}
+
+/** The exporter tells of an error as JSON, its stack included. */
+function reasonOf(message: string): string {
+  try {
+    const { message: reason } = z.object({ message: z.string() }).parse(JSON.parse(message));
+    return reason;
+  } catch {
+    return message;
   }
 }
 
