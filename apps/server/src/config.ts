@@ -46,6 +46,20 @@ export const ServerConfig = z.strictObject({
     .describe(
       'How base weights are kept: as the checkpoint has them, in fp32, in bf16 with bf16 products where the device has them, or in 8 bits',
     ),
+  modelMemoryMiB: z
+    .int()
+    .min(0)
+    .max(1_000_000_000)
+    .default(0)
+    .describe(
+      'Memory for base weights, in MiB: for another model, those without work for longest are unloaded; 0 is no limit',
+    ),
+  loadAtStart: z
+    .enum(['first', 'all'])
+    .default('first')
+    .describe(
+      'Models that are loaded at the start: the first alone, or as many as there is memory for; others, when they are needed',
+    ),
   loraAlpha: z
     .number()
     .positive()

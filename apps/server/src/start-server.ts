@@ -30,7 +30,7 @@ export interface RunningServer {
 }
 
 /**
- * Opens the data folder, loads the models and listens. Resolves when training and sampling work.
+ * Opens the data folder, loads the first model or more and listens. Resolves when training and sampling work.
  *
  * @throws StartError when the data folder is in use or cannot be opened, or the port is taken.
  */
@@ -112,8 +112,16 @@ async function startEngine(config: ServerConfig, options: StartOptions): Promise
     return { name, folder: model.folder };
   });
   const models = [...config.models, ...aliases];
-  const { precision, lossModules } = config;
-  return await createWorkerEngine({ addonPath: options.addonPath, models, precision, lossModules, onExit });
+  const { precision, lossModules, loadAtStart, modelMemoryMiB } = config;
+  return await createWorkerEngine({
+    addonPath: options.addonPath,
+    models,
+    precision,
+    loadAtStart,
+    ...(modelMemoryMiB > 0 ? { modelMemoryBytes: modelMemoryMiB * 2 ** 20 } : {}),
+    lossModules,
+    onExit,
+  });
 }
 
 async function listen(app: App, config: ServerConfig): Promise<string> {

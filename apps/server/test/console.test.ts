@@ -321,7 +321,8 @@ onEachDatabase((open) => {
     const server = await open();
     const overview = ConsoleOverview.parse((await ask(server, '/overview')).json);
     expect(overview.device).toMatchObject({ backend: 'fake', precision: 'fp32' });
-    expect(overview.base_models.map(({ name }) => name)).toEqual([MODEL]);
+    expect(overview.base_models).toMatchObject([{ name: MODEL, state: 'loaded', weight_bytes: 1000 }]);
+    expect(overview).toMatchObject({ base_weight_bytes: 1000, base_loads: 1, base_unloads: 0 });
   });
 
   test('pages show the console or how to build it, and unknown calls stay 404', async () => {

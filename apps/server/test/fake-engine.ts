@@ -77,6 +77,7 @@ export class FakeEngine implements Engine {
       hiddenSize: 64,
       numLayers: 2,
       eosTokenIds: [EOS],
+      weightBytes: 1000,
     }));
   }
 
@@ -85,6 +86,10 @@ export class FakeEngine implements Engine {
       backend: 'fake',
       device: 'none',
       precision: 'fp32',
+      baseModels: this.#names.map((name) => ({ name, state: 'loaded' })),
+      baseWeightBytes: 1000,
+      baseLoads: 1,
+      baseUnloads: 0,
       models: [...this.models].map(([modelId, { baseModel, lora, step }]) => ({
         modelId,
         baseModel,

@@ -24,7 +24,7 @@ export class EngineError extends Error {
   }
 }
 
-/** A base model that the engine holds, one entry per name under which it is served. */
+/** A base model that the engine serves, loaded or not: one entry per name under which it is served. */
 export interface BaseModelInfo {
   /** The name that users pass as `base_model`. */
   name: string;
@@ -38,6 +38,8 @@ export interface BaseModelInfo {
   numLayers: number;
   /** Token ids that end a text when the request lists no stops of its own. */
   eosTokenIds: number[];
+  /** Memory that its weights take when they are loaded. */
+  weightBytes: number;
   /** How it reads images; absent: it reads text only. */
   vision?: VisionInfo;
 }
@@ -233,6 +235,13 @@ export interface EngineStatus {
   backend: string;
   device: string;
   precision: 'auto' | 'fp32' | 'bf16' | 'int8';
+  /** Of each served name, whether the weights are in memory. */
+  baseModels: { name: string; state: 'unloaded' | 'loading' | 'loaded' }[];
+  /** Memory of the base weights that are loaded. */
+  baseWeightBytes: number;
+  /** How many times base weights were loaded and unloaded. */
+  baseLoads: number;
+  baseUnloads: number;
   models: { modelId: string; baseModel: string; rank: number; step: number }[];
   samplers: number;
   queuedTraining: number;

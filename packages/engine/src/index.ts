@@ -5,6 +5,7 @@ export * from './engine.ts';
 export { type EngineOptions, LocalEngine } from './local-engine.ts';
 export type { LossModule, LossToolkit } from './losses/load-loss.ts';
 export type { LossBatch, LossConfig, LossDefinition, LossInput, LossResult } from './losses/loss.ts';
+export { weightMemory } from './models/checkpoint-folder.ts';
 export type { Precision } from './models/weight-source.ts';
 export { openImage } from './vision/decode-image.ts';
 export { imageTokens } from './vision/image-processor.ts';

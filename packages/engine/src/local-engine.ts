@@ -1,8 +1,6 @@
 /** The engine in this thread: base models, models in training, samplers, and the scheduler that runs them. */
 
 import { backendInfo, type Profile, startProfile, stopProfile, tf } from '@anneal/tensorflow';
-import type { Tokenizer } from '@anneal/tokenizer';
-import { loadTokenizer } from '@anneal/tokenizer/node';
 import {
   readAdapter,
   readCheckpointInfo,
@@ -29,95 +27,84 @@ import {
 } from './engine.ts';
 import { LoraAdapter } from './lora/adapter.ts';
 import { loadLossModule } from './losses/load-loss.ts';
-import { BaseModel } from './models/base-model.ts';
 import type { Precision } from './models/weight-source.ts';
-import { Sampler } from './sampling/sampler.ts';
-import { type Joinable, Scheduler, type TrainingWork } from './scheduler.ts';
-import { Trainer } from './training/trainer.ts';
+import { OpenSamplers } from './open-samplers.ts';
+import { Residency } from './residency.ts';
+import type { Sampler } from './sampling/sampler.ts';
+import { type CallOptions, type Joinable, Scheduler, type TrainingWork } from './scheduler.ts';
+import { ServedModel, type ServedModelOptions } from './served-model.ts';
 import { TrainingModel } from './training/training-model.ts';
-import { visionInfo } from './vision/image-spans.ts';
 
-export interface EngineOptions {
+export interface EngineOptions extends ServedModelOptions {
   /** Models by the name they are served under; several names may share a folder, which is loaded once. */
   models: { name: string; folder: string }[];
-  precision: Precision;
+  /** Bytes that the weights of loaded models may take together; absent: no limit. */
+  modelMemoryBytes?: number;
+  /** Which models are loaded before the engine is ready: the first, or as many as there is room for. Default: the first. */
+  loadAtStart?: 'first' | 'all';
   /** Modules that export further losses. */
   lossModules?: string[];
-  /** Bytes of activations that one training pass may keep. */
-  activationBudgetBytes?: number;
-  /** Bytes that keys and values of running samples may take, per base model. */
-  kvBudgetBytes?: number;
-  /** Bytes that keys and values of earlier prompts may take, per base model. */
-  prefixBudgetBytes?: number;
-  /** Sequences that decode together at most. */
-  maxSlots?: number;
 }
-
-/** A loaded folder and what works on it. */
-interface Served {
-  base: BaseModel;
-  trainer: Trainer;
-  sampler: Sampler;
-}
-
-interface OpenSampler {
-  served: Served;
-  adapter: LoraAdapter | undefined;
-}
-
-const GIB = 2 ** 30;
 
 export class LocalEngine implements ProfilingEngine {
-  readonly #served = new Map<string, Served>();
+  readonly #served = new Map<string, ServedModel>();
   readonly #models = new Map<string, TrainingModel>();
-  readonly #samplers = new Map<string, OpenSampler>();
+  readonly #samplers: OpenSamplers;
   readonly #scheduler = new Scheduler(() =>
     [...new Set(this.#served.values())].map(({ sampler }) => sampler),
   );
+  readonly #residency: Residency;
   readonly #precision: Precision;
   #trainedTokens = 0;
   #closed = false;
 
-  private constructor(precision: Precision) {
+  private constructor({ precision, modelMemoryBytes }: EngineOptions) {
     this.#precision = precision;
+    this.#residency = new Residency(modelMemoryBytes);
+    this.#samplers = new OpenSamplers(this.#residency, () => this.#scheduler.wake());
   }
 
-  /** Loads the models. TensorFlow must have been loaded in this thread. */
+  /** Opens the models, and loads the first or more of them. TensorFlow must have been loaded in this thread. */
   static async create(options: EngineOptions): Promise<LocalEngine> {
-    const engine = new LocalEngine(options.precision);
+    const engine = new LocalEngine(options);
     for (const path of options.lossModules ?? []) await loadLossModule(path);
-    const byFolder = new Map<string, Served>();
+    const hasQueuedWork = (model: ServedModel) => engine.#hasQueuedWork(model);
+    const byFolder = new Map<string, ServedModel>();
     for (const { name, folder } of options.models) {
-      const served = byFolder.get(folder) ?? (await serve(folder, options));
+      const served = byFolder.get(folder) ?? (await ServedModel.open(name, folder, options, hasQueuedWork));
       byFolder.set(folder, served);
       engine.#served.set(name, served);
     }
+    const [first, ...others] = byFolder.values();
+    if (first) await engine.#load(first);
+    for (const served of options.loadAtStart === 'all' ? others : [])
+      if (engine.#residency.hasRoomFor(served)) await engine.#load(served);
     return engine;
   }
 
+  async #load(served: ServedModel): Promise<void> {
+    const release = await this.#residency.enter(served);
+    release();
+  }
+
   async baseModels(): Promise<BaseModelInfo[]> {
-    return [...this.#served].map(([name, { base }]) => ({
-      name,
-      folder: base.folder,
-      arch: base.config.modelType,
-      maxContextLength: base.config.maxContextLength,
-      vocabSize: base.config.vocabSize,
-      hiddenSize: base.config.hiddenSize,
-      numLayers: base.config.numLayers,
-      eosTokenIds: base.config.eosTokenIds,
-      vision: visionInfo(base),
-    }));
+    return [...this.#served].map(([name, served]) => served.info(name));
   }
 
   async status(): Promise<EngineStatus> {
     const { tensorflowVersion, gpu } = backendInfo();
-    const samplers = [...new Set(this.#served.values())].map(({ sampler }) => sampler);
+    const served = [...new Set(this.#served.values())];
     const total = (read: (sampler: Sampler) => number) =>
-      samplers.reduce((sum, sampler) => sum + read(sampler), 0);
+      served.reduce((sum, { sampler }) => sum + read(sampler), 0);
+    const { loads, unloads } = this.#residency.counts;
     return {
       backend: `tensorflow ${tensorflowVersion}`,
       device: gpu ? 'gpu' : 'cpu',
       precision: this.#precision,
+      baseModels: [...this.#served].map(([name, model]) => ({ name, state: this.#residency.stateOf(model) })),
+      baseWeightBytes: this.#residency.bytes,
+      baseLoads: loads,
+      baseUnloads: unloads,
       models: [...this.#models].map(([modelId, model]) => ({
         modelId,
         baseModel: model.baseModel,
@@ -143,11 +130,12 @@ export class LocalEngine implements ProfilingEngine {
   }
 
   createModel({ modelId, baseModel, lora }: CreateModelRequest): Promise<void> {
-    return this.#train(modelId, () => {
+    const work = () => {
       const { base, trainer } = this.#find(baseModel);
       if (this.#models.has(modelId)) throw new EngineError('user', `A model "${modelId}" is there already.`);
       this.#models.set(modelId, new TrainingModel(baseModel, trainer, LoraAdapter.create(base, lora)));
-    });
+    };
+    return this.#train(modelId, work, { enter: () => this.#residency.enter(this.#find(baseModel)) });
   }
 
   loadCheckpoint({
@@ -156,16 +144,18 @@ export class LocalEngine implements ProfilingEngine {
     baseModel,
     withOptimizer,
   }: LoadCheckpointRequest): Promise<{ baseModel: string; lora: LoraSpec; step: number }> {
-    return this.#train(modelId, () => {
+    const nameOf = () => baseModel ?? readCheckpointInfo(dir).baseModel;
+    const work = () => {
       const info = readCheckpointInfo(dir);
-      const name = baseModel ?? info.baseModel;
+      const name = nameOf();
       const { base, trainer } = this.#find(name);
       const adapter = readAdapter(dir, base, info.lora);
       const optimizer = withOptimizer ? readOptimizer(dir, adapter, info.step) : undefined;
       this.#models.get(modelId)?.dispose();
       this.#models.set(modelId, new TrainingModel(name, trainer, adapter, optimizer));
       return { baseModel: name, lora: info.lora, step: optimizer?.step ?? 0 };
-    });
+    };
+    return this.#train(modelId, work, { enter: () => this.#residency.enter(this.#find(nameOf())) });
   }
 
   unloadModel(modelId: string): Promise<void> {
@@ -176,29 +166,32 @@ export class LocalEngine implements ProfilingEngine {
   }
 
   forwardBackward(request: ForwardBackwardRequest): Promise<ForwardBackwardResult> {
+    const { modelId } = request;
     const size = request.data.reduce((sum, { tokens }) => sum + tokens.length, 0);
-    return this.#train(
-      request.modelId,
-      () => {
-        this.#trainedTokens += size;
-        return this.#model(request.modelId).forwardBackward(request);
-      },
-      this.#joinable(request, size),
-    );
+    const work = () => {
+      this.#trainedTokens += size;
+      return this.#model(modelId).forwardBackward(request);
+    };
+    return this.#train(modelId, work, {
+      joinable: this.#joinable(request, size),
+      enter: () => this.#residency.enter(this.#find(this.#model(modelId).baseModel)),
+    });
   }
 
   /** Calls with one loss on one base model run together; where layers have experts, only those of one adapter. */
   #joinable(
     request: ForwardBackwardRequest,
     size: number,
-  ): Joinable<ForwardBackwardRequest, ForwardBackwardResult> | undefined {
+  ): Joinable<ForwardBackwardRequest, ForwardBackwardResult> {
     const { modelId, lossFn, lossFnConfig, forwardOnly } = request;
-    const model = this.#models.get(modelId);
-    if (!model) return undefined;
-    const { base } = this.#find(model.baseModel);
-    const scope = base.architecture.hasExperts ? modelId : base.folder;
     return {
-      kind: JSON.stringify([scope, lossFn, lossFnConfig, forwardOnly]),
+      kind: () => {
+        const model = this.#models.get(modelId);
+        if (!model) return undefined;
+        const { base } = this.#find(model.baseModel);
+        const scope = base.architecture.hasExperts ? modelId : base.folder;
+        return JSON.stringify([scope, lossFn, lossFnConfig, forwardOnly]);
+      },
       size,
       item: request,
       run: (requests) => this.#runTogether(requests),
@@ -206,24 +199,15 @@ export class LocalEngine implements ProfilingEngine {
   }
 
   *#runTogether(requests: ForwardBackwardRequest[]): Generator<void, (ForwardBackwardResult | Error)[]> {
-    const results: (ForwardBackwardResult | Error)[] = requests.map(({ modelId }) => notLoaded(modelId));
-    const present = requests.flatMap((request, i) => {
-      const model = this.#models.get(request.modelId);
-      return model ? [{ model, request, i }] : [];
+    const calls = requests.map((request) => ({ model: this.#model(request.modelId), request }));
+    const done = yield* calls[0]!.model.trainer.stepsTogether(
+      calls.map(({ model, request }) => ({ adapter: model.adapter, request })),
+    );
+    return calls.map(({ model, request }, i) => {
+      const result = done[i]!;
+      this.#trainedTokens += request.data.reduce((sum, { tokens }) => sum + tokens.length, 0);
+      return result instanceof Error ? result : model.add(result);
     });
-    // A model may have moved to another base model since its call was queued.
-    for (const trainer of new Set(present.map(({ model }) => model.trainer))) {
-      const group = present.filter(({ model }) => model.trainer === trainer);
-      const done = yield* trainer.stepsTogether(
-        group.map(({ model, request }) => ({ adapter: model.adapter, request })),
-      );
-      group.forEach(({ model, request, i }, at) => {
-        const result = done[at]!;
-        results[i] = result instanceof Error ? result : model.add(result);
-        this.#trainedTokens += request.data.reduce((sum, { tokens }) => sum + tokens.length, 0);
-      });
-    }
-    return results;
   }
 
   optimStep(modelId: string, params: AdamParams): Promise<OptimStepResult> {
@@ -248,39 +232,34 @@ export class LocalEngine implements ProfilingEngine {
       const { modelId } = source;
       await this.#train(modelId, () => {
         const model = this.#model(modelId);
-        this.#samplers.set(samplerId, {
-          served: this.#find(model.baseModel),
-          adapter: model.adapter.snapshot(),
-        });
+        this.#addSampler(samplerId, this.#find(model.baseModel), model.adapter.snapshot());
       });
     } else if (source.kind === 'base') {
-      this.#samplers.set(samplerId, { served: this.#find(source.baseModel), adapter: undefined });
+      const served = this.#find(source.baseModel);
+      this.#residency.refuseIfTooLarge(served);
+      this.#addSampler(samplerId, served, undefined);
     } else {
       const info = readCheckpointInfo(source.dir);
       const served = this.#find(source.baseModel ?? info.baseModel);
-      this.#samplers.set(samplerId, { served, adapter: readAdapter(source.dir, served.base, info.lora) });
+      this.#residency.refuseIfTooLarge(served);
+      this.#addSampler(samplerId, served, readAdapter(source.dir, served.base, info.lora));
     }
   }
 
-  async closeSampler(samplerId: string): Promise<void> {
-    const sampler = this.#samplers.get(samplerId);
-    if (!sampler) return;
-    this.#samplers.delete(samplerId);
-    await sampler.served.sampler.whenUnused(sampler.adapter);
-    sampler.adapter?.dispose();
+  /** The base model begins to load, if it has to: whoever opens a sampler is about to use it. */
+  #addSampler(samplerId: string, served: ServedModel, adapter: LoraAdapter | undefined): void {
+    this.#samplers.add(samplerId, served, adapter);
+    // What goes wrong here goes wrong again for the first sample, which tells it.
+    this.#load(served).catch(() => {});
+  }
+
+  closeSampler(samplerId: string): Promise<void> {
+    return this.#samplers.close(samplerId);
   }
 
   async sample(request: SampleRequest, options: SampleOptions = {}): Promise<SampleResult> {
     this.#refuseIfClosed();
-    const sampler = this.#samplers.get(request.samplerId);
-    if (!sampler)
-      throw new EngineError(
-        'user',
-        `Sampler "${request.samplerId}" does not exist: it was closed, or the server has restarted.`,
-      );
-    const result = sampler.served.sampler.submit(request, sampler.adapter, options);
-    this.#scheduler.wake();
-    return result;
+    return await this.#samplers.sample(request, options);
   }
 
   async startProfile(): Promise<void> {
@@ -294,19 +273,28 @@ export class LocalEngine implements ProfilingEngine {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    await this.#residency.close();
     await this.#scheduler.drain();
     for (const model of this.#models.values()) model.dispose();
-    for (const { adapter } of this.#samplers.values()) adapter?.dispose();
-    for (const { base, trainer, sampler } of new Set(this.#served.values())) {
-      sampler.dispose();
-      trainer.dispose();
-      base.dispose();
+    this.#samplers.dispose();
+    for (const served of new Set(this.#served.values())) served.unload();
+  }
+
+  async #train<T, I>(modelId: string, work: TrainingWork<T>, options?: CallOptions<T, I>): Promise<T> {
+    this.#refuseIfClosed();
+    try {
+      return await this.#scheduler.enqueue(modelId, work, options);
+    } finally {
+      this.#residency.reconsider();
     }
   }
 
-  #train<T, I>(modelId: string, work: TrainingWork<T>, joinable?: Joinable<I, T>): Promise<T> {
-    this.#refuseIfClosed();
-    return this.#scheduler.enqueue(modelId, work, joinable);
+  #hasQueuedWork(served: ServedModel): boolean {
+    for (const modelId of this.#scheduler.queuedModels) {
+      const model = this.#models.get(modelId);
+      if (model && this.#served.get(model.baseModel) === served) return true;
+    }
+    return false;
   }
 
   #refuseIfClosed(): void {
@@ -319,7 +307,7 @@ export class LocalEngine implements ProfilingEngine {
     throw notLoaded(modelId);
   }
 
-  #find(baseModel: string): Served {
+  #find(baseModel: string): ServedModel {
     const served = this.#served.get(baseModel);
     if (served) return served;
     throw new EngineError(
@@ -333,31 +321,5 @@ function notLoaded(modelId: string): EngineError {
   return new EngineError(
     'user',
     `Model "${modelId}" is not loaded: it was unloaded, or its creation failed.`,
-  );
-}
-
-async function serve(folder: string, options: EngineOptions): Promise<Served> {
-  const base = BaseModel.load(folder, options.precision);
-  const trainer = new Trainer(base, { activationBudgetBytes: options.activationBudgetBytes ?? 1.5 * GIB });
-  const tokenizer = await loadTokenizer(folder).catch((error: Error) => error);
-  const sampler = new Sampler(base, trainer.head, {
-    maxSlots: options.maxSlots ?? 64,
-    kvBudgetBytes: options.kvBudgetBytes ?? 2 * GIB,
-    ...(options.prefixBudgetBytes === undefined ? {} : { prefixBudgetBytes: options.prefixBudgetBytes }),
-    // A second's work on two cores: what others wait for at most.
-    prefillTokens: 1024,
-    // Measured on CPU in fp32: a fused decode layer is 15 to 25 % faster, and compiles in under a second per shape.
-    xla: true,
-    tokenizer: () => usable(tokenizer),
-  });
-  return { base, trainer, sampler };
-}
-
-function usable(tokenizer: Tokenizer | Error): Tokenizer {
-  if (!(tokenizer instanceof Error)) return tokenizer;
-  throw new EngineError(
-    'user',
-    `Stop strings need the model's tokenizer, which cannot be loaded: ${tokenizer.message} Use stop token ids.`,
-    { cause: tokenizer },
   );
 }

@@ -4,17 +4,18 @@
  * Policy: training calls of one model run in order, models take turns; training and sampling, when both have work, get
  * equal device time (whoever has used less goes next, with no credit kept for idle time). A unit of work is one training
  * pass, one prefill or one decode step; between units the thread answers messages. Small training calls that wait behind one of
- * their kind, of the same model or of others, run with it.
+ * their kind, of the same model or of others, run with it. A call whose base model is not loaded lets other models' calls go first.
  */
 import { EngineError } from './engine.ts';
+import type { Release } from './residency.ts';
 
 /** A training call: a generator that yields between passes, or a plain function. */
 export type TrainingWork<T> = () => Generator<void, T> | Promise<T> | T;
 
 /** How a call can run together with others. */
 export interface Joinable<I, T> {
-  /** Calls of one kind can run together. */
-  kind: string;
+  /** Calls of one kind can run together; asked when one of them is about to run. */
+  kind(): string | undefined;
   /** Tokens, of which only so many run together. */
   size: number;
   item: I;
@@ -22,9 +23,19 @@ export interface Joinable<I, T> {
   run(items: I[]): Generator<void, (T | Error)[]>;
 }
 
+export interface CallOptions<T, I> {
+  joinable?: Joinable<I, T>;
+  /** Asked when the call is the model's first: lets it begin, now or later. */
+  enter?: () => Release | Promise<Release>;
+}
+
 interface Task {
   work: TrainingWork<unknown>;
   joinable: Joinable<unknown, unknown> | undefined;
+  enter: (() => Release | Promise<Release>) | undefined;
+  /** It has been asked for, and is not yet allowed to begin. */
+  isWaiting: boolean;
+  release: Release | undefined;
   resolve: (value: never) => void;
   reject: (error: Error) => void;
 }
@@ -57,13 +68,20 @@ export class Scheduler {
   }
 
   /** Queues work behind the model's earlier calls. */
-  enqueue<T, I>(modelId: string, work: TrainingWork<T>, joinable?: Joinable<I, T>): Promise<T> {
+  enqueue<T, I>(
+    modelId: string,
+    work: TrainingWork<T>,
+    { joinable, enter }: CallOptions<T, I> = {},
+  ): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       const queue = this.#queues.get(modelId) ?? [];
       queue.push({
         work,
         // Whoever runs calls together hands each the items of its own kind only.
         joinable: joinable as Joinable<unknown, unknown> | undefined,
+        enter,
+        isWaiting: false,
+        release: undefined,
         resolve: resolve as (value: never) => void,
         reject,
       });
@@ -72,9 +90,14 @@ export class Scheduler {
     });
   }
 
+  /** Models that have calls which have not begun. */
+  get queuedModels(): Iterable<string> {
+    return this.#queues.keys();
+  }
+
   /** Resolves once nothing is queued or running. */
   async drain(): Promise<void> {
-    while (this.#busy) await new Promise((resolve) => setImmediate(resolve));
+    while (this.#busy || this.#queues.size > 0) await new Promise((resolve) => setImmediate(resolve));
   }
 
   /** Starts the loop if it sleeps. */
@@ -87,7 +110,7 @@ export class Scheduler {
   async #loop(): Promise<void> {
     for (;;) {
       const sampling = this.#samplingSources();
-      const training = this.#current !== undefined || this.#queues.size > 0;
+      const training = this.#current !== undefined || this.#hasReadyCalls();
       if (!training && sampling.length === 0) break;
       const start = performance.now();
       if (training && (sampling.length === 0 || this.#usedByTraining <= this.#usedBySampling)) {
@@ -123,15 +146,18 @@ export class Scheduler {
       for (const task of tasks) task.reject(asEngineError(error));
     }
     this.#current = undefined;
+    for (const task of tasks) task.release?.();
+  }
+
+  #hasReadyCalls(): boolean {
+    return [...this.#queues.values()].some(([first]) => !first!.isWaiting);
   }
 
   /** Takes the next model's first call, and those that run with it; plain functions are run at once. */
   async #startNext(): Promise<{ tasks: Task[]; steps: Generator<void, unknown[]> } | undefined> {
-    const [modelId, queue] = this.#queues.entries().next().value as [string, Task[]];
-    const task = queue.shift() as Task;
-    // Re-inserting moves the model behind the others.
-    this.#queues.delete(modelId);
-    if (queue.length > 0) this.#queues.set(modelId, queue);
+    const next = this.#takeNext();
+    if (!next) return undefined;
+    const { modelId, task } = next;
     const { joinable } = task;
     const joined = joinable ? this.#takeJoined(modelId, joinable) : [];
     if (joinable && joined.length > 0) {
@@ -145,20 +171,71 @@ export class Scheduler {
     } catch (error) {
       task.reject(asEngineError(error));
     }
+    task.release?.();
     return undefined;
   }
 
+  /** The first call, in the order of models, that may begin now. */
+  #takeNext(): { modelId: string; task: Task } | undefined {
+    for (const [modelId, queue] of this.#queues) {
+      const task = queue[0]!;
+      if (task.isWaiting || !this.#mayBegin(modelId, task)) continue;
+      queue.shift();
+      // Re-inserting moves the model behind the others.
+      this.#queues.delete(modelId);
+      if (queue.length > 0) this.#queues.set(modelId, queue);
+      return { modelId, task };
+    }
+    return undefined;
+  }
+
+  #mayBegin(modelId: string, task: Task): boolean {
+    if (!task.enter || task.release) return true;
+    const refuse = (error: unknown): void => {
+      this.#remove(modelId, task);
+      task.reject(asEngineError(error));
+      this.wake();
+    };
+    try {
+      const entered = task.enter();
+      if (!(entered instanceof Promise)) {
+        task.release = entered;
+        return true;
+      }
+      task.isWaiting = true;
+      entered.then((release) => {
+        task.isWaiting = false;
+        task.release = release;
+        this.wake();
+      }, refuse);
+    } catch (error) {
+      refuse(error);
+    }
+    return false;
+  }
+
+  #remove(modelId: string, task: Task): void {
+    const queue = this.#queues.get(modelId)?.filter((other) => other !== task) ?? [];
+    if (queue.length > 0) this.#queues.set(modelId, queue);
+    else this.#queues.delete(modelId);
+  }
+
   /** Takes calls of this kind from the fronts of the queues, the model's own first, as far as all of them are small. */
-  #takeJoined(modelId: string, { kind, size }: Joinable<unknown, unknown>): Task[] {
+  #takeJoined(modelId: string, { kind: kindOf, size }: Joinable<unknown, unknown>): Task[] {
+    const kind = kindOf();
+    if (kind === undefined) return [];
     const own = this.#queues.get(modelId);
     const others = [...this.#queues].flatMap(([id, queue]) => (id === modelId ? [] : [queue]));
     const taken: Task[] = [];
     let total = size;
     for (const queue of [...(own ? [own] : []), ...others]) {
       for (;;) {
-        const next = queue[0]?.joinable;
-        if (next?.kind !== kind || total + next.size > JOINED_TOKENS) break;
-        taken.push(queue.shift() as Task);
+        const [task] = queue;
+        const next = task?.joinable;
+        if (!task || !next || task.isWaiting || next.kind() !== kind) break;
+        if (total + next.size > JOINED_TOKENS) break;
+        taken.push(task);
+        queue.shift();
         total += next.size;
       }
     }

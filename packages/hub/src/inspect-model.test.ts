@@ -25,7 +25,6 @@ test('describes a Llama checkpoint', async () => {
     tiedEmbeddings: false,
     tensorCounts: { BF16: 9 * layers + 3 },
     storedBytes: 2 * parameters,
-    memoryBytes: { fp32: 4 * parameters, bf16: 2 * parameters },
     hasChatTemplate: true,
   });
 });

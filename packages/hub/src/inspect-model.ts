@@ -23,8 +23,6 @@ export interface ModelDescription {
   readonly tensorCounts: Readonly<Record<string, number>>;
   /** Size of the weights as stored. */
   readonly storedBytes: number;
-  /** Memory that the base weights take in each precision that the server offers. */
-  readonly memoryBytes: { readonly fp32: number; readonly bf16: number };
   readonly hasChatTemplate: boolean;
 }
 
@@ -72,7 +70,6 @@ export async function inspectModel(folder: string): Promise<ModelDescription> {
     tiedEmbeddings: !tensors.some(({ name }) => name.endsWith('lm_head.weight')),
     tensorCounts,
     storedBytes: tensors.reduce((sum, { byteLength }) => sum + byteLength, 0),
-    memoryBytes: { fp32: parameters * 4, bf16: parameters * 2 },
     hasChatTemplate: await hasChatTemplate(folder),
   };
 }

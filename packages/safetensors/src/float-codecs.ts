@@ -4,9 +4,14 @@
 /** bfloat16 bits to float32. Exact. */
 export function bfloat16ToFloat32(bits: Uint16Array): Float32Array<ArrayBuffer> {
   const out = new Float32Array(bits.length);
-  const words = new Uint32Array(out.buffer);
-  for (let i = 0; i < bits.length; i++) words[i] = bits[i]! << 16;
+  bfloat16Into(bits, out, 0);
   return out;
+}
+
+/** {@link bfloat16ToFloat32} into `out` from `at` on. */
+export function bfloat16Into(bits: Uint16Array, out: Float32Array, at: number): void {
+  const words = new Uint32Array(out.buffer, out.byteOffset + 4 * at, bits.length);
+  for (let i = 0; i < bits.length; i++) words[i] = bits[i]! << 16;
 }
 
 /** float32 to bfloat16 bits, rounded to nearest even; what exceeds the range becomes infinity. */
@@ -46,10 +51,15 @@ function float16Table(): Float32Array<ArrayBuffer> {
 
 /** IEEE 754 half-precision bits to float32. Exact. */
 export function float16ToFloat32(bits: Uint16Array): Float32Array<ArrayBuffer> {
-  const table = float16Table();
   const out = new Float32Array(bits.length);
-  for (let i = 0; i < bits.length; i++) out[i] = table[bits[i]!]!;
+  float16Into(bits, out, 0);
   return out;
+}
+
+/** {@link float16ToFloat32} into `out` from `at` on. */
+export function float16Into(bits: Uint16Array, out: Float32Array, at: number): void {
+  const table = float16Table();
+  for (let i = 0; i < bits.length; i++) out[at + i] = table[bits[i]!]!;
 }
 
 /** float32 to IEEE 754 half-precision bits, rounded to nearest even; magnitudes from 65520 up become infinity. */

@@ -124,6 +124,32 @@ test('reads tensors larger than one chunk', async () => {
   expect(Buffer.compare(file.readSync('big'), await file.read('big'))).toBe(0);
 });
 
+test('gives a tensor in pieces of whole rows, of any width', () => {
+  const [rows, width] = [2 ** 18 + 5, 19];
+  const bits = Uint16Array.from({ length: rows * width }, (_, i) => i & 0x7f7f);
+  const header = { big: { dtype: 'BF16', shape: [rows, width], data_offsets: [0, bits.byteLength] } };
+  using file = openSafetensors(fileWith(header, new Uint8Array(bits.buffer)));
+  const sizes: number[] = [];
+  const found = new Float32Array(bits.length);
+  for (const piece of file.float32RowsSync('big', width)) {
+    found.set(
+      piece,
+      sizes.reduce((sum, size) => sum + size, 0),
+    );
+    sizes.push(piece.length);
+  }
+  expect(sizes).toHaveLength(2);
+  expect(sizes.every((size) => size % width === 0)).toBe(true);
+  expect(
+    Buffer.compare(new Uint8Array(found.buffer), new Uint8Array(file.readFloat32Sync('big').buffer)),
+  ).toBe(0);
+  using mixed = openSafetensors(path.join(FIXTURES, 'mixed.safetensors'));
+  for (const name of ['a.float32', 'double', 'half', 'brain', 'empty'])
+    expect([...mixed.float32RowsSync(name, 5)].flatMap((piece) => [...piece])).toEqual([
+      ...mixed.readFloat32Sync(name),
+    ]);
+});
+
 const entry = (begin: number, end: number, extra: object = {}) => ({
   dtype: 'U8',
   shape: [end - begin],

@@ -6,7 +6,7 @@ import { bitsPerElement } from './dtype.ts';
 import { SafetensorsError } from './errors.ts';
 import type { TensorEntry, TensorInfo } from './header.ts';
 import { CHUNK_BYTES, chunksOf, fill, fillSync, type OpenFile, openFile, statOrThrow } from './open-file.ts';
-import { type FloatDtype, isFloatDtype, widenToFloat32 } from './widen.ts';
+import { type FloatDtype, isFloatDtype, widenInto, widenToFloat32 } from './widen.ts';
 
 const SINGLE_FILE = 'model.safetensors';
 const INDEX_FILE = 'model.safetensors.index.json';
@@ -115,13 +115,11 @@ export class SafetensorsReader implements Disposable {
   async readFloat32(name: string): Promise<Float32Array<ArrayBuffer>> {
     const { file, entry, dtype } = this.#findFloat(name);
     const out = new Float32Array((entry.byteLength * 8) / bitsPerElement(dtype));
-    let offset = 0;
+    const buffer = new Uint8Array(Math.min(CHUNK_BYTES, entry.byteLength));
     for (const { begin, end } of chunksOf(entry)) {
-      const bytes = new Uint8Array(end - begin);
+      const bytes = buffer.subarray(0, end - begin);
       await fill(file, entry, bytes, begin);
-      const values = widenToFloat32(dtype, bytes);
-      out.set(values, offset);
-      offset += values.length;
+      widenInto(dtype, bytes, out, (begin * 8) / bitsPerElement(dtype));
     }
     return out;
   }
@@ -131,15 +129,30 @@ export class SafetensorsReader implements Disposable {
     const { file, entry, dtype } = this.#findFloat(name);
     const out = new Float32Array((entry.byteLength * 8) / bitsPerElement(dtype));
     const buffer = new Uint8Array(Math.min(CHUNK_BYTES, entry.byteLength));
-    let offset = 0;
     for (const { begin, end } of chunksOf(entry)) {
       const bytes = buffer.subarray(0, end - begin);
       fillSync(file, entry, bytes, begin);
-      const values = widenToFloat32(dtype, bytes);
-      out.set(values, offset);
-      offset += values.length;
+      widenInto(dtype, bytes, out, (begin * 8) / bitsPerElement(dtype));
     }
     return out;
+  }
+
+  /**
+   * A tensor as float32 in pieces of whole rows of `width` values, for what is made of it row by row; blocking. Each piece is
+   * overwritten by the next.
+   */
+  *float32RowsSync(name: string, width: number): Generator<Float32Array<ArrayBuffer>> {
+    const { file, entry, dtype } = this.#findFloat(name);
+    const rowBytes = (width * bitsPerElement(dtype)) / 8;
+    const size = Math.max(Math.floor(CHUNK_BYTES / rowBytes), 1) * rowBytes;
+    const buffer = new Uint8Array(Math.min(size, entry.byteLength));
+    const out = new Float32Array((buffer.byteLength * 8) / bitsPerElement(dtype));
+    for (let begin = 0; begin < entry.byteLength; begin += size) {
+      const bytes = buffer.subarray(0, Math.min(size, entry.byteLength - begin));
+      fillSync(file, entry, bytes, begin);
+      widenInto(dtype, bytes, out, 0);
+      yield out.subarray(0, (bytes.byteLength * 8) / bitsPerElement(dtype));
+    }
   }
 
   /** One of `parts` equal parts of a tensor as float32, as {@link readFloat32} has it; blocking. */

@@ -110,3 +110,23 @@ test('asks for one tensor’s data at a time', async () => {
   await writeSafetensors(path.join(scratch, 'lazy.safetensors'), [lazy('b'), lazy('a')]);
   expect(asked).toEqual(['a', 'b']);
 });
+
+test('takes a tensor in pieces, and refuses too few or too many', async () => {
+  const [whole, pieces] = [path.join(scratch, 'whole.safetensors'), path.join(scratch, 'pieces.safetensors')];
+  const values = Float32Array.of(1, 2, 3, 4, 5);
+  await writeSafetensors(whole, [zeros({ shape: [5], data: values })]);
+  const given = (ends: number[]) =>
+    zeros({
+      shape: [5],
+      data: function* () {
+        let start = 0;
+        for (const end of ends) {
+          yield values.subarray(start, end);
+          start = end;
+        }
+      },
+    });
+  await writeSafetensors(pieces, [given([2, 3, 5])]);
+  expect(readFileSync(pieces).equals(readFileSync(whole))).toBe(true);
+  await expect(writeSafetensors(pieces, [given([2, 3])])).rejects.toThrow(/take 20 bytes.*has 12/);
+});

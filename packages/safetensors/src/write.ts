@@ -17,12 +17,18 @@ export type TensorData =
   | BigInt64Array
   | BigUint64Array;
 
-/** A tensor to write. `data` may be a function, called when its turn comes, so that a large model is never in memory. */
+/** Tensor data as it is, or piece by piece. */
+export type TensorPieces = TensorData | Iterable<TensorData>;
+
+/**
+ * A tensor to write. `data` may be a function, called when its turn comes, so that a large model is never in memory; what it gives
+ * may come in pieces, so that a large tensor is not either.
+ */
 export interface TensorToWrite {
   readonly name: string;
   readonly dtype: Dtype;
   readonly shape: readonly number[];
-  readonly data: TensorData | (() => TensorData | Promise<TensorData>);
+  readonly data: TensorData | (() => TensorPieces | Promise<TensorPieces>);
 }
 
 const ARRAY_OF: Partial<Record<Dtype, string>> = {
@@ -59,7 +65,7 @@ export async function writeSafetensors(
   const handle = await open(file, 'w');
   try {
     await writeFully(handle, header);
-    for (const tensor of sorted) await writeFully(handle, await bytesOf(tensor, file));
+    for (const tensor of sorted) await writeTensor(handle, tensor, file);
     await handle.sync();
     await handle.close();
   } catch (error) {
@@ -93,21 +99,30 @@ function refuseDuplicates(infos: readonly TensorInfo[], file: string): void {
   }
 }
 
-async function bytesOf(tensor: TensorToWrite, file: string): Promise<Uint8Array> {
+async function writeTensor(handle: FileHandle, tensor: TensorToWrite, file: string): Promise<void> {
   const { name, dtype, shape } = tensor;
   const data = typeof tensor.data === 'function' ? await tensor.data() : tensor.data;
-  const wanted = ARRAY_OF[dtype];
-  const given = data.constructor.name;
-  if (!(data instanceof Uint8Array) && given !== wanted) {
-    const problem = `dtype ${dtype} takes ${wanted ? `${wanted} or ` : ''}Uint8Array, not ${given}`;
-    throw new SafetensorsError('tensor_invalid', file, problem, name);
+  const expected = byteLengthOf(dtype, shape) as number;
+  if (ArrayBuffer.isView(data) && data.byteLength !== expected)
+    throw wrongSize(tensor, data.byteLength, file);
+  let written = 0;
+  for (const piece of ArrayBuffer.isView(data) ? [data] : data) {
+    const wanted = ARRAY_OF[dtype];
+    const given = piece.constructor.name;
+    if (!(piece instanceof Uint8Array) && given !== wanted) {
+      const problem = `dtype ${dtype} takes ${wanted ? `${wanted} or ` : ''}Uint8Array, not ${given}`;
+      throw new SafetensorsError('tensor_invalid', file, problem, name);
+    }
+    await writeFully(handle, new Uint8Array(piece.buffer, piece.byteOffset, piece.byteLength));
+    written += piece.byteLength;
   }
+  if (written !== expected) throw wrongSize(tensor, written, file);
+}
+
+function wrongSize({ name, dtype, shape }: TensorToWrite, given: number, file: string): SafetensorsError {
   const expected = byteLengthOf(dtype, shape);
-  if (data.byteLength !== expected) {
-    const problem = `dtype ${dtype} and shape [${shape}] take ${expected} bytes, but the data has ${data.byteLength}`;
-    throw new SafetensorsError('size_mismatch', file, problem, name);
-  }
-  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  const problem = `dtype ${dtype} and shape [${shape}] take ${expected} bytes, but the data has ${given}`;
+  return new SafetensorsError('size_mismatch', file, problem, name);
 }
 
 /** One write call may ask at most 2 GiB, and may write less than asked. */

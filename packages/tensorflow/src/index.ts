@@ -1,6 +1,7 @@
 export {
   backendInfo,
   bfloat16Tensor,
+  deviceDtype,
   installAddon,
   numDeviceTensors,
   rawOp,

@@ -46,8 +46,21 @@ export const ConsoleOverview = z
       total_memory_bytes: count,
     }),
     base_models: z.array(
-      z.object({ name: z.string(), architecture: z.string(), context_length: count, layers: count }),
+      z.object({
+        name: z.string(),
+        architecture: z.string(),
+        context_length: count,
+        layers: count,
+        /** Whether its weights are in memory. */
+        state: z.enum(['unloaded', 'loading', 'loaded']),
+        /** Memory that its weights take when they are loaded. */
+        weight_bytes: count,
+      }),
     ),
+    /** Memory of the base weights that are loaded. */
+    base_weight_bytes: count,
+    base_loads: count,
+    base_unloads: count,
     queue: z.object({
       training_calls: count,
       active_sequences: count,

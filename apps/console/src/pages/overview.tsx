@@ -237,6 +237,8 @@ function SessionTable({ sessions }: { sessions: ConsoleSession[] }) {
   );
 }
 
+const MEMORY_STATES = { unloaded: 'when it is needed', loading: 'loading', loaded: 'yes' };
+
 function BaseModels({ overview }: { overview: ConsoleOverview }) {
   return (
     <Section title="Base models">
@@ -247,6 +249,8 @@ function BaseModels({ overview }: { overview: ConsoleOverview }) {
             <th>Architecture</th>
             <th className="num">Layers</th>
             <th className="num">Context</th>
+            <th className="num">Weights</th>
+            <th>In memory</th>
           </tr>
         </thead>
         <tbody>
@@ -256,6 +260,8 @@ function BaseModels({ overview }: { overview: ConsoleOverview }) {
               <td>{model.architecture}</td>
               <td className="num">{model.layers}</td>
               <td className="num">{formatCount(model.context_length)}</td>
+              <td className="num">{formatBytes(model.weight_bytes)}</td>
+              <td>{MEMORY_STATES[model.state]}</td>
             </tr>
           ))}
         </tbody>

@@ -2,7 +2,7 @@ import type { BaseModelInfo } from '@anneal/engine';
 import type { ServedModel } from '../config.ts';
 import { ApiError } from '../errors.ts';
 
-/** The base models that the engine holds, by each name under which they are served. */
+/** The base models that the engine serves, loaded or not, by each name under which they are served. */
 export class BaseModels {
   readonly all: readonly BaseModelInfo[];
   readonly #byName: Map<string, BaseModelInfo>;

@@ -26,6 +26,16 @@ const GAUGES: Reading[] = [
     value: ({ queue }) => queue.active_sequences,
   },
   {
+    name: 'anneal_base_models_loaded',
+    help: 'Served names of base models whose weights are in memory',
+    value: ({ base_models }) => base_models.filter(({ state }) => state === 'loaded').length,
+  },
+  {
+    name: 'anneal_base_weight_bytes',
+    help: 'Memory of the base weights that are loaded',
+    value: ({ base_weight_bytes }) => base_weight_bytes,
+  },
+  {
     name: 'anneal_models_loaded',
     help: 'Models in training that are in memory',
     value: ({ models_in_memory }) => models_in_memory,
@@ -78,6 +88,16 @@ const GAUGES: Reading[] = [
 ];
 
 const COUNTERS: Reading[] = [
+  {
+    name: 'anneal_base_model_loads_total',
+    help: 'How many times base weights were loaded',
+    value: ({ base_loads }) => base_loads,
+  },
+  {
+    name: 'anneal_base_model_unloads_total',
+    help: 'How many times base weights were unloaded to make room',
+    value: ({ base_unloads }) => base_unloads,
+  },
   {
     name: 'anneal_trained_tokens_total',
     help: 'Tokens that went through forward-backward passes',

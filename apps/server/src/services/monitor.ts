@@ -100,6 +100,7 @@ export class Monitor {
   }
 
   #describe({ at, status, trainedRate, sampledRate }: Reading): ConsoleOverview {
+    const states = new Map(status.baseModels.map(({ name, state }) => [name, state]));
     return {
       at,
       started_at: this.#startedAt,
@@ -116,7 +117,12 @@ export class Monitor {
         architecture: model.arch,
         context_length: model.maxContextLength,
         layers: model.numLayers,
+        state: states.get(model.name) ?? 'unloaded',
+        weight_bytes: model.weightBytes,
       })),
+      base_weight_bytes: status.baseWeightBytes,
+      base_loads: status.baseLoads,
+      base_unloads: status.baseUnloads,
       queue: {
         training_calls: status.queuedTraining,
         active_sequences: status.activeSequences,

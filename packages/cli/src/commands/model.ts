@@ -1,11 +1,13 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
+import type { Precision } from '@anneal/engine';
 import { convertGguf, formatBytes, inspectModel, ModelNotFoundError, resolveModel } from '@anneal/hub';
+import { ConsoleOverview } from '@anneal/types/console';
 import type { Command } from 'commander';
 import { CliError, usageError } from '../errors.ts';
 import { modelProgress } from '../output/model-progress.ts';
 import { facts, print, table } from '../output/print.ts';
-import { addRemoteOptions, type RemoteOptions, withServer } from '../remote.ts';
+import { addRemoteOptions, callServer, type RemoteOptions, withConnection, withServer } from '../remote.ts';
 
 interface JsonOption {
   json?: boolean;
@@ -45,15 +47,36 @@ async function list(options: RemoteOptions): Promise<void> {
     options,
     async (rest) => await rest.getServerCapabilities(),
   );
-  print(options.json, { models }, () =>
+  const known = await weightsOf(options);
+  const listed = models.map((model) => ({ ...model, ...known.get(model.model_name ?? '') }));
+  print(options.json, { models: listed }, () =>
     table(
-      ['model', 'context length'],
-      models.map(({ model_name, max_context_length }) => [
+      ['model', 'context length', 'memory', 'state'],
+      listed.map(({ model_name, max_context_length, weight_bytes, state }) => [
         model_name ?? '',
         String(max_context_length ?? ''),
+        weight_bytes === undefined ? '' : formatBytes(weight_bytes),
+        state ?? '',
       ]),
     ),
   );
+}
+
+type WeightsState = Pick<ConsoleOverview['base_models'][number], 'weight_bytes' | 'state'>;
+
+/** By name, what the weights of base models take, and whether they are loaded; empty where the server does not say. */
+async function weightsOf(options: RemoteOptions): Promise<Map<string, WeightsState>> {
+  try {
+    const answer = await withConnection(options, (connection) =>
+      callServer(connection, '/console/api/overview'),
+    );
+    const overview = ConsoleOverview.parse(await answer.json());
+    return new Map(
+      overview.base_models.map(({ name, weight_bytes, state }) => [name, { weight_bytes, state }]),
+    );
+  } catch {
+    return new Map();
+  }
 }
 
 async function pull(name: string, { json, revision }: JsonOption & { revision?: string }): Promise<void> {
@@ -73,7 +96,8 @@ async function inspect(name: string, { json }: JsonOption): Promise<void> {
     );
   });
   const model = await inspectModel(folder);
-  print(json, { name, ...model }, () =>
+  const memory = await memoryOf(folder);
+  print(json, { name, ...model, ...memory }, () =>
     facts([
       ['model', name],
       ['folder', folder],
@@ -90,13 +114,29 @@ async function inspect(name: string, { json }: JsonOption): Promise<void> {
           .join(', '),
       ],
       ['size on disk', formatBytes(model.storedBytes)],
-      [
-        'memory',
-        `${formatBytes(model.memoryBytes.fp32)} in fp32, ${formatBytes(model.memoryBytes.bf16)} in bf16`,
-      ],
+      ['memory', 'memoryBytes' in memory ? shownMemory(memory.memoryBytes) : memory.unsupported],
       ['chat template', model.hasChatTemplate ? 'yes' : 'no'],
     ]),
   );
+}
+
+/** Memory that the base weights take in each precision, or why they cannot be served. */
+async function memoryOf(
+  folder: string,
+): Promise<{ memoryBytes: Record<Precision, number> } | { unsupported: string }> {
+  const { EngineError, weightMemory } = await import('@anneal/engine');
+  try {
+    return { memoryBytes: weightMemory(folder) };
+  } catch (error) {
+    if (error instanceof EngineError) return { unsupported: error.message };
+    throw error;
+  }
+}
+
+function shownMemory(memory: Record<Precision, number>): string {
+  return Object.entries(memory)
+    .map(([precision, bytes]) => `${formatBytes(bytes)} in ${precision}`)
+    .join(', ');
 }
 
 async function importGguf(file: string, folder: string, { json }: JsonOption): Promise<void> {

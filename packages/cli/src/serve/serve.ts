@@ -23,7 +23,8 @@ export async function serve(
   await requireFreePort(config.host, config.port);
   const addonPath = await tensorflowAddon();
   const found = await findModels(models);
-  say(`loading ${found.map(({ name }) => name).join(', ')}`);
+  const atStart = config.loadAtStart === 'all' ? found : found.slice(0, 1);
+  say(`loading ${atStart.map(({ name }) => name).join(', ')}`);
   const { model: _model, alias: _alias, loss, ...settings } = config;
   const serverConfig = ServerConfig.parse({
     ...settings,

@@ -51,7 +51,9 @@ export class LoraAdapter {
       return { module, a: tf.tensor(a, shapes.a), b: tf.tensor(b, shapes.b) };
     };
     const wanted = (module: LoraModule) => isTrained(spec, module);
-    const layers = base.layers.map((_, layer) => base.layerModules(layer).filter(wanted).map(adapt));
+    const layers = Array.from({ length: base.config.numLayers }, (_, layer) =>
+      base.layerModules(layer).filter(wanted).map(adapt),
+    );
     const head = spec.trainUnembed ? adapt(base.headModule()) : undefined;
     return new LoraAdapter(spec, layers, head);
   }

@@ -121,7 +121,7 @@ function readColumns(
   [numExperts, rows, columns]: [number, number, number],
   expert: number,
   { first, step }: { first: number; step: number },
-): Float32Array {
+): Float32Array<ArrayBuffer> {
   expectStored(reader, name, [numExperts, columns, rows]);
   const stored = finite(reader.readFloat32PartSync(name, expert, numExperts), name);
   const values = new Float32Array((rows / step) * columns);

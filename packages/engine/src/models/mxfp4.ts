@@ -21,7 +21,7 @@ export function readMxfp4Rows(
   [experts, rows, columns]: readonly [number, number, number],
   expert: number,
   { first, step }: { first: number; step: number },
-): Float32Array {
+): Float32Array<ArrayBuffer> {
   const perRow = columns / BLOCK;
   const [blocks, scales] = [`${name}_blocks`, `${name}_scales`];
   expectStored(reader, blocks, [experts, rows, perRow, BLOCK / 2]);

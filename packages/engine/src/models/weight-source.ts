@@ -1,5 +1,5 @@
 /** How a layer's weights are found in a checkpoint: by name, or put together of several stored tensors. */
-import { float32ToBfloat16, type SafetensorsReader } from '@anneal/safetensors';
+import { bfloat16ToFloat32, float32ToBfloat16, type SafetensorsReader } from '@anneal/safetensors';
 import {
   backendInfo,
   bfloat16Tensor,
@@ -30,8 +30,8 @@ export interface WideWeight {
 /** A tensor [parts, ...]; its parts are read one after another, so that no more than one is held besides the result. */
 export interface StackedWeights {
   shape: number[];
-  /** Row-major values of one part. */
-  part(reader: SafetensorsReader, index: number): Float32Array;
+  /** Row-major values of one part, in an array of their own, which whoever asks frees. */
+  part(reader: SafetensorsReader, index: number): Float32Array<ArrayBuffer>;
   /** Where each part is, if it is stored as it is. */
   shares?(reader: SafetensorsReader): readonly StoredShare[];
 }
@@ -67,75 +67,184 @@ export function stackedShares(
   };
 }
 
+/** How a weight is kept on the device. */
+type Storage = 'float32' | 'bfloat16' | 'int8';
+
 /**
- * Puts a weight on the device.
+ * Puts a weight on the device. Besides the result no more is held than one tensor's values in the form in which they are kept, and
+ * that only until they are there.
  * @throws EngineError (user) for a tensor that is missing, misshapen or not finite.
  */
 export function loadWeight(reader: SafetensorsReader, source: WeightSource, precision: Precision): Tensor {
-  if (typeof source === 'string') return loadTensor(reader, source, precision);
-  return 'wide' in source ? loadTensor(reader, source.wide, 'fp32') : loadParts(reader, source, precision);
+  const kept = keptAs(reader, source, precision, backendInfo().compiled);
+  const { shape } = kept;
+  const values = isStored(source)
+    ? storedValues(reader, nameOf(source), kept)
+    : partsOf(reader, source, kept);
+  const tensor =
+    values instanceof Int8Array
+      ? int8Tensor(values, shape)
+      : values instanceof Uint16Array
+        ? bfloat16Tensor(values, shape)
+        : upload(tf.tensor(values, shape, 'float32'));
+  release(values);
+  return tensor;
 }
 
-function loadTensor(reader: SafetensorsReader, name: string, precision: Precision): Tensor {
+/**
+ * Bytes that {@link loadWeight} takes on the device, read off the checkpoint's headers.
+ * @param compiled Whether TensorFlow runs compiled functions, which alone take narrow weights
+ */
+export function weightBytes(
+  reader: SafetensorsReader,
+  source: WeightSource,
+  precision: Precision,
+  compiled: boolean,
+): number {
+  const { storage, shape } = keptAs(reader, source, precision, compiled);
+  const size = sizeOf(shape);
+  if (storage === 'float32') return 4 * size;
+  return storage === 'bfloat16' ? 2 * size : packedSize(size, shape);
+}
+
+function isStored(source: WeightSource): source is string | WideWeight {
+  return typeof source === 'string' || 'wide' in source;
+}
+
+function nameOf(source: string | WideWeight): string {
+  return typeof source === 'string' ? source : source.wide;
+}
+
+function keptAs(
+  reader: SafetensorsReader,
+  source: WeightSource,
+  precision: Precision,
+  compiled: boolean,
+): { storage: Storage; shape: number[] } {
+  if (!isStored(source)) {
+    const { shape } = source;
+    if (precision === 'int8') return { storage: shape.length >= 3 ? 'int8' : 'float32', shape };
+    const stored = precision === 'auto' ? source.shares?.(reader).map((share) => dtypeOf(reader, share)) : [];
+    return { storage: narrowed(precision, shape, stored, compiled), shape };
+  }
+  const name = nameOf(source);
   expectStored(reader, name);
-  const info = reader.info(name);
-  const shape = [...info.shape];
-  if (precision === 'int8' && shape.length >= 2) {
-    const width = shape.at(-1) as number;
-    return int8Tensor(quantiseRows(finite(reader.readFloat32Sync(name), name), width), shape);
-  }
-  if (isKeptNarrow(precision, shape, [info.dtype])) {
-    if (info.dtype === 'BF16') return bfloat16Tensor(bitsOf(reader, { name, shape, index: 0, of: 1 }), shape);
-    return bfloat16Tensor(float32ToBfloat16(finite(reader.readFloat32Sync(name), name)), shape);
-  }
-  return upload(tf.tensor(finite(reader.readFloat32Sync(name), name), shape, 'float32'));
+  const { dtype, shape: stored } = reader.info(name);
+  const shape = [...stored];
+  if (typeof source !== 'string') return { storage: 'float32', shape };
+  if (precision === 'int8') return { storage: shape.length >= 2 ? 'int8' : 'float32', shape };
+  return { storage: narrowed(precision, shape, [dtype], compiled), shape };
 }
 
 /** @param stored Types of all that a weight is made of; undefined where its values are computed. */
-function isKeptNarrow(precision: Precision, shape: number[], stored: string[] | undefined): boolean {
-  if (shape.length < 2 || precision === 'fp32' || precision === 'int8') return false;
-  if (precision === 'bf16') return true;
-  return backendInfo().compiled && (stored?.every((dtype) => dtype === 'BF16') ?? false);
+function narrowed(
+  precision: Precision,
+  shape: number[],
+  stored: string[] | undefined,
+  compiled: boolean,
+): Storage {
+  if (shape.length < 2 || precision === 'fp32') return 'float32';
+  if (precision === 'bf16') return 'bfloat16';
+  return compiled && (stored?.every((dtype) => dtype === 'BF16') ?? false) ? 'bfloat16' : 'float32';
+}
+
+type Values = Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
+
+function storedValues(
+  reader: SafetensorsReader,
+  name: string,
+  { storage, shape }: { storage: Storage; shape: number[] },
+): Values {
+  if (storage === 'float32') return finite(reader.readFloat32Sync(name), name);
+  const { dtype } = reader.info(name);
+  if (storage === 'bfloat16' && dtype === 'BF16') return bitsOf(reader, { name, shape, index: 0, of: 1 });
+  const width = shape.at(-1) as number;
+  const size = sizeOf(shape);
+  const values = storage === 'int8' ? new Int8Array(packedSize(size, shape)) : new Uint16Array(size);
+  let [read, at] = [0, 0];
+  for (const rows of reader.float32RowsSync(name, width)) {
+    finite(rows, name, read);
+    const narrow = storage === 'int8' ? quantiseRows(rows, width) : float32ToBfloat16(rows);
+    values.set(narrow, at);
+    read += rows.length;
+    at += narrow.length;
+  }
+  return values;
+}
+
+function partsOf(
+  reader: SafetensorsReader,
+  source: StackedWeights,
+  { storage, shape }: { storage: Storage; shape: number[] },
+): Values {
+  const [parts] = shape as [number, ...number[]];
+  const size = sizeOf(shape);
+  const width = shape.at(-1) as number;
+  const shares = storage === 'bfloat16' ? source.shares?.(reader) : undefined;
+  const kept = (index: number): Values => {
+    const share = shares?.[index];
+    if (share && dtypeOf(reader, share) === 'BF16') return bitsOf(reader, share);
+    const values = source.part(reader, index);
+    if (storage === 'float32') return values;
+    const narrow = storage === 'int8' ? quantiseRows(values, width) : float32ToBfloat16(values);
+    release(values);
+    return narrow as Values;
+  };
+  const all =
+    storage === 'int8'
+      ? new Int8Array(packedSize(size, shape))
+      : new (storage === 'float32' ? Float32Array : Uint16Array)(size);
+  for (let index = 0; index < parts; index++) {
+    const part = kept(index);
+    all.set(part, index * part.length);
+    release(part);
+  }
+  return all;
 }
 
 /** A BF16 tensor, or a piece of it, as it is stored. */
-function bitsOf(reader: SafetensorsReader, { name, shape, index, of }: StoredShare): Uint16Array {
+function bitsOf(
+  reader: SafetensorsReader,
+  { name, shape, index, of }: StoredShare,
+): Uint16Array<ArrayBuffer> {
   expectStored(reader, name, shape);
   const size = reader.info(name).byteLength / of;
-  const bytes = reader.readPartSync(name, index * size, (index + 1) * size);
-  return new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
+  const { buffer } = reader.readPartSync(name, index * size, (index + 1) * size);
+  const bits = new Uint16Array(buffer);
+  for (let i = 0; i < bits.length; i++)
+    if ((bits[i]! & INFINITE) === INFINITE) finite(bfloat16ToFloat32(bits.subarray(i, i + 1)), name, i);
+  return bits;
 }
+
+/** The exponent bits of a bfloat16, all of which are set in what is not finite. */
+const INFINITE = 0x7f80;
 
 function dtypeOf(reader: SafetensorsReader, { name, shape }: StoredShare): string {
   expectStored(reader, name, shape);
   return reader.info(name).dtype;
 }
 
-function loadParts(reader: SafetensorsReader, source: StackedWeights, precision: Precision): Tensor {
-  const { shape } = source;
-  const [parts, ...rest] = shape as [number, ...number[]];
-  const size = rest.reduce((a, b) => a * b, 1);
-  const shares = source.shares?.(reader);
-  const part = (index: number) => source.part(reader, index);
-  if (precision === 'int8' && shape.length >= 3) {
-    const width = shape.at(-1) as number;
-    const packedSize = (size / width) * (width + SCALE_BYTES);
-    const packed = new Int8Array(parts * packedSize);
-    for (let i = 0; i < parts; i++) packed.set(quantiseRows(part(i), width), i * packedSize);
-    return int8Tensor(packed, shape);
-  }
-  const stored = shares?.map((share) => dtypeOf(reader, share));
-  if (isKeptNarrow(precision, shape, stored)) {
-    const bits = new Uint16Array(parts * size);
-    for (let i = 0; i < parts; i++) {
-      const values = stored?.[i] === 'BF16' ? bitsOf(reader, shares![i]!) : float32ToBfloat16(part(i));
-      bits.set(values, i * size);
-    }
-    return bfloat16Tensor(bits, shape);
-  }
-  const values = new Float32Array(parts * size);
-  for (let i = 0; i < parts; i++) values.set(part(i), i * size);
-  return upload(tf.tensor(values, shape, 'float32'));
+function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, dim) => product * dim, 1);
+}
+
+/** Bytes of values in 8 bits, with a scale for each row. */
+function packedSize(size: number, shape: readonly number[]): number {
+  const width = shape.at(-1) as number;
+  return (size / width) * (width + SCALE_BYTES);
+}
+
+/**
+ * Frees the memory of values that the device has a copy of, which the garbage collector would do much later: a checkpoint's tensors
+ * would be in memory twice. Only the addon that Anneal builds copies them.
+ */
+function release({ buffer }: Values): void {
+  if (backendInfo().compiled) (buffer as ArrayBuffer & Partial<Transferable>).transfer?.(0);
+}
+
+/** Of Node 21 and newer; TypeScript's ES2023 does not know it. */
+interface Transferable {
+  transfer(newByteLength: number): ArrayBuffer;
 }
 
 /** @throws EngineError (user) when the checkpoint lacks a tensor, or has it in another shape. */
@@ -153,13 +262,16 @@ export function expectShape(found: readonly number[], wanted: readonly number[],
   );
 }
 
-/** @throws EngineError (user) at the first value that is not finite. */
-export function finite<V extends Float32Array>(values: V, name: string): V {
+/**
+ * @param from Elements of the tensor before these values.
+ * @throws EngineError (user) at the first value that is not finite.
+ */
+export function finite<V extends Float32Array>(values: V, name: string, from = 0): V {
   for (let i = 0; i < values.length; i++) {
     if (!Number.isFinite(values[i]))
       throw new EngineError(
         'user',
-        `Tensor "${name}" of the checkpoint holds ${values[i]} at element ${i}: weights must be finite.`,
+        `Tensor "${name}" of the checkpoint holds ${values[i]} at element ${from + i}: weights must be finite.`,
       );
   }
   return values;
