@@ -4,13 +4,16 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { openSafetensors, writeSafetensors } from '@anneal/safetensors';
 import { afterAll, beforeEach, expect, test } from 'vitest';
-import { archFixture, fixturePath, maxDifference, readJson } from '../testing/fixtures.ts';
+import type { LoraSpec } from '../engine.ts';
+import { LoraAdapter } from '../lora/adapter.ts';
+import { archFixture, fixturePath, loraSpec, maxDifference, readJson } from '../testing/fixtures.ts';
 import '../testing/tensorflow.ts';
 import { BaseModel } from '../models/base-model.ts';
 import { Trainer } from '../training/trainer.ts';
 import { TrainingModel } from '../training/training-model.ts';
-import { readAdapter, readCheckpointInfo } from './checkpoint-files.ts';
+import { readAdapter, readCheckpointInfo, writeCheckpoint } from './checkpoint-files.ts';
 import { importPeft } from './import-peft.ts';
+import { writePeftFiles } from './peft-files.ts';
 
 const TOLERANCE = 1e-4;
 
@@ -141,4 +144,42 @@ test('a checkpoint of ours comes back to the bit', async () => {
   await importPeft(to, again, base);
   const file = 'adapter_model.safetensors';
   expect(readFileSync(path.join(again, file)).equals(readFileSync(path.join(to, file)))).toBe(true);
+});
+
+const expertFamilies = ['qwen3_moe', 'gpt_oss', 'deepseek_v3', 'qwen3_5_moe'];
+const exported = expertFamilies.flatMap((family) =>
+  Object.keys(archFixture(family).reference.lora).map((variant) => [family, variant] as const),
+);
+
+/** A fixture's adapter, with a B that is not zero, as a checkpoint of ours. */
+async function checkpointOf(family: string, variant: string): Promise<{ dir: string; spec: LoraSpec }> {
+  const { reference, modelDir, lora } = archFixture(family);
+  const { rank, alpha, adapters, options } = reference.lora[variant]!;
+  const file = lora(variant);
+  const spec = loraSpec({
+    rank,
+    alpha,
+    trainUnembed: adapters.some(({ key }) => key === 'lm_head'),
+    ...(options?.shared ? { shareExperts: true } : {}),
+    ...(adapters.some(({ key }) => key.endsWith('.in_proj_q')) ? { splitFused: true } : {}),
+  });
+  const dir = mkdtempSync(path.join(root, 'experts-'));
+  const adapter = LoraAdapter.from(BaseModel.open(modelDir, 'fp32'), spec, ({ path: module }) => ({
+    a: file.readFloat32Sync(`init.${module}.lora_A.weight`),
+    b: file.readFloat32Sync(`grad.${module}.lora_B.weight`),
+  }));
+  await writeCheckpoint(dir, 'tiny', adapter);
+  adapter.dispose();
+  return { dir, spec };
+}
+
+test.each(exported)('what an export of %s has (%s) is imported to the bit', async (family, variant) => {
+  const { dir, spec } = await checkpointOf(family, variant);
+  const files = mkdtempSync(path.join(root, 'export-'));
+  await writePeftFiles(dir, files);
+  const { lora, added } = await importPeft(files, to, { name: 'tiny', folder: archFixture(family).modelDir });
+  expect({ ...lora, seed: undefined }).toEqual({ ...spec, seed: undefined });
+  expect(added).toEqual([]);
+  const bytes = (folder: string) => readFileSync(path.join(folder, 'adapter_model.safetensors'));
+  expect(bytes(to).equals(bytes(dir))).toBe(true);
 });

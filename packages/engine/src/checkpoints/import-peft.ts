@@ -10,7 +10,10 @@ import type { LoraModule } from '../models/architecture.ts';
 import { headModule } from '../models/base-model.ts';
 import { findArchitecture } from '../models/registry.ts';
 import { ADAPTER, ADAPTER_CONFIG, parameterName, writeAdapter } from './checkpoint-files.ts';
+import { expectFoundShape, type Found, type FoundPair, foundTensor } from './found-tensors.ts';
+import { FoundExperts } from './import-experts.ts';
 import { readPeftConfig } from './peft-config.ts';
+import { splitWholeMaps } from './peft-split.ts';
 
 /** The served model that an adapter is for. */
 export interface ImportBase {
@@ -38,21 +41,24 @@ const EXPORTED_HEAD = 'model.unembed_tokens';
  * @throws EngineError (user) when the adapter does not fit the base model, or our LoRA cannot be what it is.
  */
 export async function importPeft(from: string, to: string, base: ImportBase): Promise<ImportedAdapter> {
-  const { rank, alpha } = readPeftConfig(readText(from, ADAPTER_CONFIG));
+  const { rank, alpha, ranks } = readPeftConfig(readText(from, ADAPTER_CONFIG));
   const reader = open(from, ADAPTER);
   try {
     const modules = modulesOf(base);
-    const found = findParameters(reader, modules, base);
+    const experts = new FoundExperts(modules, rank);
+    const found = findParameters(reader, modules, base, experts);
+    if (ranks.in_proj_qkv === 3 * rank) splitWholeMaps(found, modules, rank);
+    for (const [path, pair] of experts.found()) found.set(path, pair);
     checkWhole(found, modules);
-    checkShapes(reader, found, modules, rank);
     const lora = specOf(found, modules, { rank, alpha });
+    checkShapes(found, modules, lora);
     const wanted = modules.filter((module) => isTrained(lora, module));
     const seed = lora.seed ?? 0n;
     const tensors = wanted.flatMap((module) => {
-      const names = found.get(module.path);
+      const pair = found.get(module.path);
       const values = {
-        A: () => (names?.A ? finite(reader, names.A) : initialA(module, lora, seed)),
-        B: () => (names?.B ? finite(reader, names.B) : new Float32Array(sizeOf(loraShapes(module, lora).b))),
+        A: () => pair?.A?.values() ?? initialA(module, lora, seed),
+        B: () => pair?.B?.values() ?? new Float32Array(sizeOf(loraShapes(module, lora).b)),
       };
       return (['A', 'B'] as const).map((part) => ({
         name: parameterName(module.path, `lora_${part}`),
@@ -69,17 +75,21 @@ export async function importPeft(from: string, to: string, base: ImportBase): Pr
   }
 }
 
-/** Names of A and B in the file, by module path. */
-type Found = Map<string, { A?: string; B?: string }>;
-
-function findParameters(reader: SafetensorsReader, modules: LoraModule[], base: ImportBase): Found {
+function findParameters(
+  reader: SafetensorsReader,
+  modules: LoraModule[],
+  base: ImportBase,
+  experts: FoundExperts,
+): Found {
   const known = new Set(modules.map((module) => module.path));
   const found: Found = new Map();
   for (const { name } of reader.tensors) {
     const { module: given = '', part } = PARAMETER.exec(name)?.groups ?? {};
     const module = given === EXPORTED_HEAD ? 'lm_head' : given;
     if (part && known.has(module)) {
-      found.set(module, { ...found.get(module), [part]: name });
+      found.set(module, { ...found.get(module), [part]: foundTensor(reader, name) });
+    } else if (part && experts.take(module, part as 'A' | 'B', foundTensor(reader, name))) {
+      // Kept there until all of them are known.
     } else if (!isBaseCopy(reader, name, base)) {
       const kinds = [...new Set([...known].map((path) => path.split('.').at(-1)))];
       const fits = `LoRA can be on ${kinds.join(', ')} of ${base.name}`;
@@ -131,8 +141,9 @@ function checkWhole(found: Found, modules: LoraModule[]): void {
   }
 }
 
-function checkShapes(reader: SafetensorsReader, found: Found, modules: LoraModule[], rank: number): void {
+function checkShapes(found: Found, modules: LoraModule[], lora: LoraSpec): void {
   const { inFeatures: hiddenSize } = modules.at(-1)!;
+  const { rank } = lora;
   if (rank > hiddenSize) {
     throw new EngineError(
       'user',
@@ -141,14 +152,8 @@ function checkShapes(reader: SafetensorsReader, found: Found, modules: LoraModul
   }
   for (const module of modules) {
     for (const part of ['A', 'B'] as const) {
-      const name = found.get(module.path)?.[part];
-      if (name === undefined) continue;
-      const [is, wanted] = [reader.info(name).shape.join(', '), shapeOf(module, part, { rank }).join(', ')];
-      if (is === wanted) continue;
-      throw new EngineError(
-        'user',
-        `${ADAPTER}: tensor "${name}" has shape [${is}]; with r ${rank} the base model needs [${wanted}].`,
-      );
+      const tensor = found.get(module.path)?.[part];
+      if (tensor) expectFoundShape(tensor, shapeOf(module, part, lora), rank);
     }
   }
 }
@@ -168,7 +173,13 @@ function specOf(
     trainMlp: has('mlp'),
     trainUnembed: has('unembed'),
     ...(formOf(found, modules) === 'split' ? { splitFused: true } : {}),
+    ...(modules.some((module) => hasOneSide(module, found.get(module.path))) ? { shareExperts: true } : {}),
   };
+}
+
+function hasOneSide({ experts }: LoraModule, pair: FoundPair | undefined): boolean {
+  if (!experts || experts.count === 1) return false;
+  return pair?.[experts.shared === 'a' ? 'A' : 'B']?.shape[0] === 1;
 }
 
 /** How fused maps are adapted, if any is. */
@@ -196,16 +207,6 @@ function modulesOf({ folder }: ImportBase): LoraModule[] {
 function shapeOf(module: LoraModule, part: 'A' | 'B', spec: LoraShapeSpec): number[] {
   const { a, b } = loraShapes(module, spec);
   return part === 'A' ? a : b;
-}
-
-function finite(reader: SafetensorsReader, name: string): Float32Array {
-  const values = reader.readFloat32Sync(name);
-  const at = values.findIndex((value) => !Number.isFinite(value));
-  if (at < 0) return values;
-  throw new EngineError(
-    'user',
-    `${ADAPTER}: tensor "${name}" holds ${values[at]} at element ${at}: weights must be finite.`,
-  );
 }
 
 function readText(folder: string, name: string): string {

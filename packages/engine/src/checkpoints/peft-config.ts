@@ -21,11 +21,15 @@ const SILENT = new Set([
   'revision',
   'runtime_config',
   'target_modules',
+  'target_parameters',
   'task_type',
 ]);
 
 /** Starts that change the base weights too; the adapter then belongs to those. */
 const CHANGES_BASE = /^(pissa|olora|loftq|corda|lora_ga)/i;
+
+/** Maps of several adapters beside each other, which PEFT knows as one: how many times the rank they may have. */
+const MULTIPLES: Record<string, number> = { 'experts.gate_up_proj': 2, in_proj_qkv: 3 };
 
 const Fields = z.looseObject({
   peft_type: z.literal('LORA', 'only LORA can be imported'),
@@ -45,8 +49,8 @@ const Fields = z.looseObject({
     .array(z.string())
     .max(0, 'whole modules cannot be imported: base weights are frozen')
     .nullish(),
-  rank_pattern: noneOf('one rank holds for all modules'),
-  alpha_pattern: noneOf('one alpha holds for all modules'),
+  rank_pattern: pattern('one rank holds for all modules'),
+  alpha_pattern: pattern('one alpha holds for all modules'),
 });
 
 const PeftConfig = Fields.superRefine((config, context) => {
@@ -55,13 +59,33 @@ const PeftConfig = Fields.superRefine((config, context) => {
     if (isNeutral(value)) continue;
     context.addIssue({ code: 'custom', path: [key], message: 'it cannot be imported', input: value });
   }
+  for (const [key, multiple] of Object.entries(MULTIPLES)) {
+    const [rank = config.r, alpha = config.lora_alpha] = [
+      config.rank_pattern?.[key],
+      config.alpha_pattern?.[key],
+    ];
+    if (rank !== config.r && rank !== multiple * config.r) {
+      const message = `${key} must be r, ${config.r}, or ${multiple} times as much`;
+      context.addIssue({ code: 'custom', path: ['rank_pattern'], message, input: rank });
+    } else if (scale(config, rank, alpha) !== scale(config, config.r, config.lora_alpha)) {
+      const message = `${key} must have the scale of the other modules`;
+      context.addIssue({ code: 'custom', path: ['alpha_pattern'], message, input: alpha });
+    }
+  }
 });
 
-function noneOf(reason: string) {
+function scale({ use_rslora }: { use_rslora?: boolean | null }, rank: number, alpha: number): number {
+  return use_rslora ? alpha / Math.sqrt(rank) : alpha / rank;
+}
+
+function pattern(reason: string) {
   return z
-    .record(z.string(), z.unknown())
+    .record(z.string(), z.number())
     .nullish()
-    .refine((pattern) => Object.keys(pattern ?? {}).length === 0, `it must be empty: ${reason}`);
+    .refine(
+      (given) => Object.keys(given ?? {}).every((key) => key in MULTIPLES),
+      `it must be empty: ${reason}`,
+    );
 }
 
 function isNeutral(value: unknown): boolean {
@@ -70,12 +94,16 @@ function isNeutral(value: unknown): boolean {
 }
 
 /**
- * Rank and alpha of an adapter trained with PEFT.
+ * Rank and alpha of an adapter trained with PEFT, and ranks that modules have instead, by the end of their path.
  *
  * @param text The content of `adapter_config.json`.
  * @throws EngineError (user) that names each key that our LoRA has no equal for.
  */
-export function readPeftConfig(text: string): { rank: number; alpha: number } {
+export function readPeftConfig(text: string): {
+  rank: number;
+  alpha: number;
+  ranks: Record<string, number>;
+} {
   let json: unknown;
   try {
     json = JSON.parse(text);
@@ -89,7 +117,7 @@ export function readPeftConfig(text: string): { rank: number; alpha: number } {
     );
     throw new EngineError('user', `adapter_config.json: ${problems.join('; ')}`);
   }
-  const { r, lora_alpha: alpha, use_rslora: isRankStabilised } = parsed.data;
+  const { r, lora_alpha: alpha, use_rslora: isRankStabilised, rank_pattern: ranks } = parsed.data;
   // rsLoRA scales by alpha / √r (Kalajdzievski, arXiv 2312.03732), LoRA by alpha / r.
-  return { rank: r, alpha: isRankStabilised ? alpha * Math.sqrt(r) : alpha };
+  return { rank: r, alpha: isRankStabilised ? alpha * Math.sqrt(r) : alpha, ranks: ranks ?? {} };
 }

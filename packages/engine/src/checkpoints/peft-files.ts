@@ -17,7 +17,7 @@ import { wholeMaps } from './peft-split.ts';
 
 /** PEFT's name of an expert's parameter: `PATH.experts.w1.lora_A.weight`. */
 const EXPERT = /^(?<at>.+\.experts)\.(?<map>w[123])\.lora_(?<part>[AB])\.weight$/;
-const HUB_NAMES = { w1: 'gate_proj', w3: 'up_proj', w2: 'down_proj' } as const;
+export const HUB_NAMES = { w1: 'gate_proj', w3: 'up_proj', w2: 'down_proj' } as const;
 
 /** What `adapter_config.json` says of which modules are adapted, as far as we write it. */
 interface Targets {
@@ -75,8 +75,8 @@ interface ExpertGroup {
   count: number;
 }
 
-type MapName = keyof typeof HUB_NAMES;
-type Part = 'A' | 'B';
+export type MapName = keyof typeof HUB_NAMES;
+export type Part = 'A' | 'B';
 
 function expertsIn(reader: SafetensorsReader, names: string[]): ExpertGroup[] {
   const counts = new Map<string, number>();
@@ -122,10 +122,22 @@ interface PeftLayout {
   targets(config: Targets, groups: ExpertGroup[], others: string[]): Partial<Targets>;
 }
 
+/** Row of the fused map where a row of gate (0) or up (1) lies. */
+type Place = (row: number, map: number, rows: number) => number;
+
+const oneAfterTheOther: Place = (row, map, rows) => map * rows + row;
+
+/** Experts that checkpoints have apart lie one after the other where PEFT fuses them. */
+export const PLACES: Record<ExpertLayout, Place> = {
+  apart: oneAfterTheOther,
+  alternating: (row, map) => 2 * row + map,
+  joined: oneAfterTheOther,
+};
+
 const LAYOUTS: Record<ExpertLayout, PeftLayout> = {
   apart: { tensors: expertsApart, targets: targetsApart },
-  alternating: { tensors: expertsFused((row, map) => 2 * row + map), targets: targetsFused },
-  joined: { tensors: expertsFused((row, map, rows) => map * rows + row), targets: targetsFused },
+  alternating: { tensors: expertsFused(PLACES.alternating), targets: targetsFused },
+  joined: { tensors: expertsFused(PLACES.joined), targets: targetsFused },
 };
 
 /** `….experts.3.gate_proj`, which PEFT fuses itself where transformers does. */
@@ -168,9 +180,8 @@ function targetsApart(_config: Targets, groups: ExpertGroup[], others: string[])
  * Two parameters for all experts, the second wrapped around the first: `experts.base_layer` is gate and up, of twice the rank,
  * whose rows alternate or follow each other; `experts` is down. A is [experts · rank, in]; B is [out, rank · experts], experts
  * innermost.
- * @param place Row of the fused map where a row of gate (0) or up (1) lies
  */
-function expertsFused(place: (row: number, map: number, rows: number) => number): PeftLayout['tensors'] {
+function expertsFused(place: Place): PeftLayout['tensors'] {
   return (reader, group, rank) => fusedTensors(reader, group, rank, place);
 }
 
@@ -178,7 +189,7 @@ function fusedTensors(
   reader: SafetensorsReader,
   group: ExpertGroup,
   rank: number,
-  place: (row: number, map: number, rows: number) => number,
+  place: Place,
 ): TensorToWrite[] {
   const { at, count } = group;
   const matrix = (map: MapName, part: Part) => (expert: number) =>

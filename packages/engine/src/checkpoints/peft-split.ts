@@ -3,6 +3,8 @@
  * adapter of three times the rank, whose A stacks the blocks' and whose B has each block's in rows and columns of its own.
  */
 import type { SafetensorsReader, TensorToWrite } from '@anneal/safetensors';
+import type { LoraModule } from '../models/architecture.ts';
+import { block, expectFoundShape, type Found, type FoundPair, range, refused } from './found-tensors.ts';
 
 const BLOCK = /^(?<at>.+\.in_proj_)(?<block>[qkv])\.lora_A\.weight$/;
 const BLOCKS = ['q', 'k', 'v'] as const;
@@ -63,4 +65,44 @@ function diagonal(reader: SafetensorsReader, from: string[], name: string): Tens
     return values;
   };
   return { name, dtype: 'F32', shape: [rows, columns], data };
+}
+
+/**
+ * Puts adapters of whole maps in `found` back into those of their blocks: the inverse of {@link wholeMaps}.
+ * @throws EngineError (user) where a block's rows use another block's columns.
+ */
+export function splitWholeMaps(found: Found, modules: LoraModule[], rank: number): void {
+  const byPath = new Map(modules.map((module) => [module.path, module]));
+  for (const [path, { A, B }] of [...found]) {
+    const at = path.slice(0, -WHOLE.length);
+    const blocks = BLOCKS.map((name) => byPath.get(`${at}${name}`));
+    if (!path.endsWith(`in_proj_${WHOLE}`) || !A || !B || blocks.includes(undefined)) continue;
+    const sizes = blocks.map((module) => module!.outFeatures);
+    const columns = BLOCKS.length * rank;
+    const width = A.shape[1] ?? 0;
+    expectFoundShape(A, [columns, blocks[0]!.inFeatures], rank);
+    expectFoundShape(B, [sizes.reduce((sum, size) => sum + size, 0), columns], rank);
+    found.delete(path);
+    let top = 0;
+    BLOCKS.forEach((name, i) => {
+      const rows = range(top, sizes[i]!);
+      const own = range(i * rank, rank);
+      const others = range(0, columns).filter((column) => !own.includes(column));
+      const pair: FoundPair = {
+        A: {
+          name: A.name,
+          shape: [rank, width],
+          values: () => block(A.values(), width, own, range(0, width)),
+        },
+        B: { name: B.name, shape: [sizes[i]!, rank], values: () => block(B.values(), columns, rows, own) },
+      };
+      if (block(B.values(), columns, rows, others).some((value) => value !== 0))
+        throw refused(
+          B.name,
+          'cannot be imported: its parts use one adapter, and there is room for one each.',
+        );
+      found.set(`${at}${name}`, pair);
+      top += sizes[i]!;
+    });
+  }
 }
