@@ -1,4 +1,4 @@
-/** Every code block of the documentation is tested, or says that it is not. What runs, runs in tools/compat/compat_docs.py. */
+/** Every code block of the documentation is checked, or says that it is not. */
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Command } from 'commander';

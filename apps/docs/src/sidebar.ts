@@ -4,7 +4,6 @@ interface Item {
   text: string;
   link?: string;
   items?: Item[];
-  collapsed?: boolean;
 }
 
 const API_TAGS = [
@@ -38,7 +37,7 @@ const PACKAGES = [
   'store',
 ] as const;
 
-export const sidebar: Item[] = [
+const pages: Item[] = [
   {
     text: 'Start',
     items: [
@@ -63,16 +62,11 @@ export const sidebar: Item[] = [
     text: 'Reference',
     items: [
       { text: 'HTTP API', link: '/api' },
-      {
-        text: 'Every call',
-        collapsed: true,
-        items: API_TAGS.map(([name, text]) => ({ text, link: `/reference/api/${name}` })),
-      },
+      { text: 'Every call', link: '/reference/api/training' },
       { text: 'TypeScript client', link: '/client' },
       { text: 'Its classes and types', link: '/reference/client/index/' },
       { text: 'Python SDK compatibility', link: '/compatibility' },
       { text: 'Losses', link: '/losses' },
-      { text: 'Images', link: '/images' },
       { text: 'Configuration', link: '/configuration' },
       { text: 'Errors', link: '/errors' },
     ],
@@ -93,11 +87,30 @@ export const sidebar: Item[] = [
       { text: 'A loss of your own', link: '/losses#a-loss-of-your-own' },
       { text: 'A model family', link: '/adding-a-model' },
       { text: 'Contributing', link: '/contributing' },
-      {
-        text: 'Packages',
-        collapsed: true,
-        items: PACKAGES.map((name) => ({ text: name, link: `/packages/${name}` })),
-      },
+      { text: 'Packages', link: '/packages/server' },
     ],
   },
 ];
+
+/** By the beginning of a page's address. */
+export const sidebar: Record<string, Item[]> = {
+  '/': pages,
+  '/reference/api/': [
+    {
+      text: 'HTTP API',
+      items: [
+        { text: 'Overview', link: '/api' },
+        ...API_TAGS.map(([name, text]) => ({ text, link: `/reference/api/${name}` })),
+      ],
+    },
+  ],
+  '/packages/': [
+    {
+      text: 'Packages',
+      items: [
+        { text: 'Architecture', link: '/architecture' },
+        ...PACKAGES.map((name) => ({ text: name, link: `/packages/${name}` })),
+      ],
+    },
+  ],
+};
