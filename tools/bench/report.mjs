@@ -95,7 +95,15 @@ function comparisonTable(report) {
       ];
     }),
     ...Object.entries(leftOut).map(([name, { rate, peakBytes }]) => {
-      return [id, name, `${rate.toFixed(1)} in its first warm-up, left out`, '', gigabytes(peakBytes), '', ''];
+      return [
+        id,
+        name,
+        `${rate.toFixed(1)} in its first warm-up, left out`,
+        '',
+        gigabytes(peakBytes),
+        '',
+        '',
+      ];
     }),
   ]);
   return table(head, rows);

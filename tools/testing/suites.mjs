@@ -67,14 +67,14 @@ function readVitest(report) {
   }
 }
 
-/** @param {{ python: string, folder: string, args?: string[], env: Record<string, string> }} options */
-export function runPytest(name, { python, folder, args = [], env }) {
+/** @param {{ python: string, paths: string[], args?: string[], env: Record<string, string> }} options */
+export function runPytest(name, { python, paths, args = [], env }) {
   return withFolder(async (reports) => {
     const report = join(reports, 'pytest.xml');
     const options = [
       '-m',
       'pytest',
-      folder,
+      ...paths,
       '--timeout=300',
       '-p',
       'no:cacheprovider',

@@ -83,7 +83,7 @@ test.each(LOOKS)('pages at $width px, $scheme', async (look) => {
     const { context, page, complaints } = await open(`${name}.html`, look);
     expect(await page.locator('h1').count(), name).toBe(1);
     expect([name, await violations(page)]).toEqual([name, []]);
-    const width = await page.evaluate(() => document.documentElement.scrollWidth);
+    const width = await page.locator('html').evaluate((html) => html.scrollWidth);
     expect(width, `${name} is wider than the screen`).toBeLessThanOrEqual(look.width);
     if (shots)
       await page.screenshot({

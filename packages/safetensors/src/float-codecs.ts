@@ -16,14 +16,19 @@ export function bfloat16Into(bits: Uint16Array, out: Float32Array, at: number): 
 
 /** float32 to bfloat16 bits, rounded to nearest even; what exceeds the range becomes infinity. */
 export function float32ToBfloat16(values: Float32Array): Uint16Array<ArrayBuffer> {
-  const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const out = new Uint16Array(values.length);
+  float32IntoBfloat16(values, out);
+  return out;
+}
+
+/** {@link float32ToBfloat16} into `out`. */
+export function float32IntoBfloat16(values: Float32Array, out: Uint16Array): void {
+  const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
   for (let i = 0; i < words.length; i++) {
     const word = words[i]!;
     const isNan = (word & 0x7fffffff) > 0x7f800000;
     out[i] = isNan ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
   }
-  return out;
 }
 
 let float16Values: Float32Array<ArrayBuffer> | undefined;

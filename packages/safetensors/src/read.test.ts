@@ -122,6 +122,11 @@ test('reads tensors larger than one chunk', async () => {
   const words = new Uint32Array(values.buffer);
   expect(words.findIndex((word, i) => word !== bits[i]! << 16)).toBe(-1);
   expect(Buffer.compare(file.readSync('big'), await file.read('big'))).toBe(0);
+  const memory = new Uint8Array(2 * count).fill(255);
+  file.readIntoSync('big', 2, memory.subarray(4, 2 * count));
+  expect(Buffer.compare(memory.subarray(4), file.readSync('big').subarray(2, 2 * count - 2))).toBe(0);
+  expect([...memory.subarray(0, 4)]).toEqual([255, 255, 255, 255]);
+  expect(() => file.readIntoSync('big', 1, memory)).toThrow(RangeError);
 });
 
 test('gives a tensor in pieces of whole rows, of any width', () => {
@@ -138,7 +143,7 @@ test('gives a tensor in pieces of whole rows, of any width', () => {
     );
     sizes.push(piece.length);
   }
-  expect(sizes).toHaveLength(2);
+  expect(sizes.length).toBeGreaterThan(1);
   expect(sizes.every((size) => size % width === 0)).toBe(true);
   expect(
     Buffer.compare(new Uint8Array(found.buffer), new Uint8Array(file.readFloat32Sync('big').buffer)),

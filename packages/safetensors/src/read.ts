@@ -10,6 +10,8 @@ import { type FloatDtype, isFloatDtype, widenInto, widenToFloat32 } from './wide
 
 const SINGLE_FILE = 'model.safetensors';
 const INDEX_FILE = 'model.safetensors.index.json';
+/** What {@link SafetensorsReader.float32RowsSync} reads at once, where rows are not longer. */
+const ROWS_BYTES = 1 << 20;
 
 interface StoredTensor {
   readonly file: OpenFile;
@@ -45,6 +47,8 @@ export class SafetensorsReader implements Disposable {
   readonly #files: readonly OpenFile[];
   readonly #tensors: ReadonlyMap<string, StoredTensor>;
   #closed = false;
+  /** Of {@link float32RowsSync}. */
+  #rows = { stored: new Uint8Array(0), widened: new Float32Array(0) };
 
   /** Use {@link openSafetensors}. */
   constructor(
@@ -107,6 +111,17 @@ export class SafetensorsReader implements Disposable {
     return bytes;
   }
 
+  /** Fills `target` with the bytes of a tensor from `begin` on, for memory that is there already; blocking. */
+  readIntoSync(name: string, begin: number, target: Uint8Array): void {
+    const { file, entry } = this.#find(name);
+    if (begin < 0 || begin + target.byteLength > entry.byteLength)
+      throw new RangeError(
+        `tensor "${name}" has ${entry.byteLength} bytes: no ${target.byteLength} from ${begin} on`,
+      );
+    for (let done = 0; done < target.byteLength; done += CHUNK_BYTES)
+      fillSync(file, entry, target.subarray(done, done + CHUNK_BYTES), begin + done);
+  }
+
   /**
    * A tensor of dtype F64, F32, F16 or BF16 as float32. Peak memory is the result plus a few MiB.
    *
@@ -139,20 +154,30 @@ export class SafetensorsReader implements Disposable {
 
   /**
    * A tensor as float32 in pieces of whole rows of `width` values, for what is made of it row by row; blocking. Each piece is
-   * overwritten by the next.
+   * overwritten by the next one that the reader yields, of whichever tensor: a checkpoint of many would leave much behind.
    */
   *float32RowsSync(name: string, width: number): Generator<Float32Array<ArrayBuffer>> {
     const { file, entry, dtype } = this.#findFloat(name);
     const rowBytes = (width * bitsPerElement(dtype)) / 8;
-    const size = Math.max(Math.floor(CHUNK_BYTES / rowBytes), 1) * rowBytes;
-    const buffer = new Uint8Array(Math.min(size, entry.byteLength));
-    const out = new Float32Array((buffer.byteLength * 8) / bitsPerElement(dtype));
+    const size = Math.max(Math.floor(ROWS_BYTES / rowBytes), 1) * rowBytes;
+    const held = Math.min(size, entry.byteLength);
+    const { stored, widened } = this.#rowsOf(held, (held * 8) / bitsPerElement(dtype));
     for (let begin = 0; begin < entry.byteLength; begin += size) {
-      const bytes = buffer.subarray(0, Math.min(size, entry.byteLength - begin));
+      const bytes = stored.subarray(0, Math.min(size, entry.byteLength - begin));
       fillSync(file, entry, bytes, begin);
-      widenInto(dtype, bytes, out, 0);
-      yield out.subarray(0, (bytes.byteLength * 8) / bitsPerElement(dtype));
+      widenInto(dtype, bytes, widened, 0);
+      yield widened.subarray(0, (bytes.byteLength * 8) / bitsPerElement(dtype));
     }
+  }
+
+  #rowsOf(bytes: number, values: number) {
+    const { stored, widened } = this.#rows;
+    if (stored.length < bytes || widened.length < values)
+      this.#rows = {
+        stored: new Uint8Array(Math.max(stored.length, bytes)),
+        widened: new Float32Array(Math.max(widened.length, values)),
+      };
+    return this.#rows;
   }
 
   /** One of `parts` equal parts of a tensor as float32, as {@link readFloat32} has it; blocking. */

@@ -165,27 +165,58 @@ TF_Tensor *CopyToTensor(napi_env env, napi_value shape_value, napi_value dtype_v
   return tensor;
 }
 
-// createTensorCopy(shape, dtype, typedArray) -> tensor id
-napi_value CreateTensorCopy(napi_env env, napi_callback_info info) {
-  napi_value args[3];
-  if (!Args(env, info, args)) return nullptr;
+// Puts a tensor on the device and deletes it. -> tensor id
+napi_value Place(napi_env env, TF_Tensor *tensor) {
   TFJSBackend *backend = GetTFJSBackend(env);
-  TF_Tensor *tensor = CopyToTensor(env, args[0], args[1], args[2]);
-  if (!tensor) return nullptr;
   TF_AutoStatus status;
   TFE_TensorHandle *handle = TFE_NewTensorHandle(tensor, status.status);
   const TF_DataType dtype = TF_TensorType(tensor);
   TF_DeleteTensor(tensor);
-  if (!Check(env, status, "createTensorCopy")) return nullptr;
+  if (!Check(env, status, "new tensor")) return nullptr;
   // GPU kernels expect int32 (shapes, indices) in host memory.
   if (dtype != TF_INT32) {
     TFE_TensorHandle *placed =
         TFE_TensorHandleCopyToDevice(handle, backend->tfe_context_, backend->device_name.c_str(), status.status);
     TFE_DeleteTensorHandle(handle);
-    if (!Check(env, status, "createTensorCopy to " + backend->device_name)) return nullptr;
+    if (!Check(env, status, "new tensor on " + backend->device_name)) return nullptr;
     handle = placed;
   }
   return Number(env, backend->InsertHandle(handle));
+}
+
+// createTensorCopy(shape, dtype, typedArray) -> tensor id
+napi_value CreateTensorCopy(napi_env env, napi_callback_info info) {
+  napi_value args[3];
+  if (!Args(env, info, args)) return nullptr;
+  TF_Tensor *tensor = CopyToTensor(env, args[0], args[1], args[2]);
+  return tensor ? Place(env, tensor) : nullptr;
+}
+
+// createTensorFilled(shape, dtype, fill) -> tensor id. `fill` is given the tensor's memory as an ArrayBuffer, which is
+// detached when it returns: large values need no second copy.
+napi_value CreateTensorFilled(napi_env env, napi_callback_info info) {
+  napi_value args[3];
+  if (!Args(env, info, args)) return nullptr;
+  const std::vector<int64_t> shape = Shape(env, args[0]);
+  const TF_DataType dtype = static_cast<TF_DataType>(Int(env, args[1]));
+  size_t bytes = TF_DataTypeSize(dtype);
+  for (int64_t dim : shape) bytes *= static_cast<size_t>(dim);
+  TF_Tensor *tensor = TF_AllocateTensor(dtype, shape.data(), static_cast<int>(shape.size()), bytes);
+  napi_value buffer = nullptr, global = nullptr;
+  napi_get_global(env, &global);
+  const bool wrapped =
+      napi_create_external_arraybuffer(env, TF_TensorData(tensor), bytes, [](napi_env, void *, void *) {}, nullptr,
+                                       &buffer) == napi_ok;
+  const bool filled = wrapped && napi_call_function(env, global, args[2], 1, &buffer, nullptr) == napi_ok;
+  // Also after an exception in `fill`, which is pending then and would stop the call.
+  napi_value thrown = nullptr;
+  if (!filled) napi_get_and_clear_last_exception(env, &thrown);
+  if (wrapped) napi_detach_arraybuffer(env, buffer);
+  if (filled) return Place(env, tensor);
+  TF_DeleteTensor(tensor);
+  if (thrown && wrapped) napi_throw(env, thrown);
+  else Fail(env, "createTensorFilled: its memory cannot be shared with JavaScript");
+  return nullptr;
 }
 
 TracedGraph *GraphOf(napi_env env, napi_value id) {
@@ -484,6 +515,7 @@ napi_value InitExtension(napi_env env, napi_value exports) {
   napi_add_env_cleanup_hook(env, DropState, env);
   const napi_property_descriptor properties[] = {
       {"createTensorCopy", nullptr, CreateTensorCopy, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"createTensorFilled", nullptr, CreateTensorFilled, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphNew", nullptr, GraphNew, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphDelete", nullptr, GraphDelete, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphPlaceholder", nullptr, GraphPlaceholder, nullptr, nullptr, nullptr, napi_default, nullptr},

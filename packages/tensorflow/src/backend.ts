@@ -208,17 +208,13 @@ export function statelessUniform(shape: number[], seed: Tensor): Tensor {
   return uniform!;
 }
 
-/** Uploads bfloat16 bits as a tensor that only compiled functions may touch. */
+/** Uploads bfloat16 bits as a tensor that claims to be float32, and that only compiled functions may touch. */
 export function bfloat16Tensor(bits: Uint16Array, shape: number[]): Tensor {
-  return newTensor(bits, shape, DataType.bfloat16, shape);
-}
-
-/** Uploads values of a type that tfjs has no name for, as a tensor that claims to be float32 of another shape. */
-export function newTensor(values: AnyTypedArray, shape: number[], dtype: number, claimed: number[]): Tensor {
   const { graphs } = current();
   if (!graphs)
-    throw new Error('bfloat16 and int8 need the addon that Anneal builds; the stock one has float32 only.');
-  return wrapTensor({ id: graphs.createTensorCopy(shape, dtype, values), shape: claimed, dtype });
+    throw new Error('bfloat16 needs the addon that Anneal builds; the stock one has float32 only.');
+  const dtype = DataType.bfloat16;
+  return wrapTensor({ id: graphs.createTensorCopy(shape, dtype, bits), shape, dtype });
 }
 
 /** Version of the loaded TensorFlow library, and whether it uses a GPU. */

@@ -54,6 +54,8 @@ export interface GraphNode {
 /** What native/anneal_extension.cc adds; absent from the stock addon. */
 export interface GraphBinding {
   createTensorCopy(shape: number[], dtype: number, values: AnyTypedArray): number;
+  /** `fill` is given the tensor's memory, which is detached from JavaScript when it returns. */
+  createTensorFilled(shape: number[], dtype: number, fill: (memory: ArrayBuffer) => void): number;
   graphNew(): number;
   graphDelete(graph: number): void;
   graphPlaceholder(graph: number, dtype: number, shape: number[] | null): GraphNode;

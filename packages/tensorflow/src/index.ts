@@ -24,6 +24,7 @@ export {
 } from './doctor/devices.ts';
 export { type DoctorReport, doctor } from './doctor/doctor.ts';
 export { formatDoctorReport } from './doctor/format.ts';
+export { filledTensor, type Storage, type StoredValues, storedShape } from './filled-tensor.ts';
 export { type GroupedMatMulOptions, groupedMatMul } from './grouped-matmul.ts';
 export { annealCacheDir } from './install/cache-dir.ts';
 export { type TensorflowSetupCode, TensorflowSetupError } from './install/errors.ts';
@@ -35,7 +36,7 @@ export {
   terminalProgress,
 } from './install/progress.ts';
 export { type Device, TENSORFLOW_VERSION } from './install/wheel-plan.ts';
-export { int8Tensor, quantiseRows, SCALE_BYTES } from './int8.ts';
+export { quantiseRows, quantiseRowsInto, SCALE_BYTES } from './int8.ts';
 export { loadTensorflow } from './load.ts';
 export {
   type Profile,

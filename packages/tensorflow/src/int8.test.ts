@@ -2,8 +2,9 @@ import { expect, test } from 'vitest';
 import { installAddon } from './backend.ts';
 import { compile } from './compile/compile.ts';
 import { compileVjp } from './compile/compile-vjp.ts';
+import { filledTensor } from './filled-tensor.ts';
 import { prepareTensorflow } from './install/prepare.ts';
-import { int8Tensor, quantiseRows, SCALE_BYTES } from './int8.ts';
+import { quantiseRows, SCALE_BYTES } from './int8.ts';
 import { type Tensor, tf } from './tf.ts';
 
 const { addonPath } = await prepareTensorflow();
@@ -14,7 +15,7 @@ const [OUT, IN] = [201, 305];
 function weights(seed: number, shape: number[] = [OUT, IN]) {
   const values = tf.randomNormal(shape, 0, 1, 'float32', seed).dataSync() as Float32Array;
   const packed = quantiseRows(values, IN);
-  return { values, packed, tensor: int8Tensor(packed, shape) };
+  return { values, packed, tensor: filledTensor('int8', shape, (stored) => stored.set(packed)) };
 }
 
 /** What the packed bytes stand for. */

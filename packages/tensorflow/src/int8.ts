@@ -2,9 +2,6 @@
  * Matrices in 8 bits with a scale for each row (weight-only quantisation, as in Dettmers et al. 2022, arXiv:2208.07339): a value is
  * q · scale, q from −127 to 127. On the device a row's bytes are followed by the four of its scale, so that one tensor holds all.
  */
-import { newTensor } from './backend.ts';
-import { DataType } from './binding.ts';
-import type { Tensor } from './tf.ts';
 
 /** Bytes of a row's scale. */
 export const SCALE_BYTES = 4;
@@ -17,8 +14,14 @@ const LARGEST = 127;
  * @returns Rows of `width + SCALE_BYTES` bytes.
  */
 export function quantiseRows(values: Float32Array, width: number): Int8Array {
+  const packed = new Int8Array((values.length / width) * (width + SCALE_BYTES));
+  quantiseRowsInto(values, width, packed);
+  return packed;
+}
+
+/** {@link quantiseRows} into `packed`. */
+export function quantiseRowsInto(values: Float32Array, width: number, packed: Int8Array): void {
   const rows = values.length / width;
-  const packed = new Int8Array(rows * (width + SCALE_BYTES));
   const scale = new Float32Array(1);
   const scaleBytes = new Int8Array(scale.buffer);
   for (let row = 0; row < rows; row++) {
@@ -31,14 +34,4 @@ export function quantiseRows(values: Float32Array, width: number): Int8Array {
     for (let i = 0; i < width; i++) packed[to + i] = Math.round(values[from + i]! * inverse);
     packed.set(scaleBytes, to + width);
   }
-  return packed;
-}
-
-/**
- * Uploads what {@link quantiseRows} made, as a tensor that claims to be float32 [..., rows, width] and that only compiled functions
- * may touch.
- */
-export function int8Tensor(packed: Int8Array, shape: number[]): Tensor {
-  const width = shape.at(-1) as number;
-  return newTensor(packed, [...shape.slice(0, -1), width + SCALE_BYTES], DataType.int8, shape);
 }

@@ -99,7 +99,6 @@ export class BaseModel {
     try {
       const outer = architecture.outerTensors(config);
       const matrix = [config.vocabSize, config.hiddenSize];
-      // The largest first: while they are copied, little else is there.
       const embed = load(outer.embed);
       expectShape(embed.shape, matrix, outer.embed);
       yield;

@@ -1,14 +1,13 @@
 /** How a layer's weights are found in a checkpoint: by name, or put together of several stored tensors. */
-import { bfloat16ToFloat32, float32ToBfloat16, type SafetensorsReader } from '@anneal/safetensors';
+import { bfloat16ToFloat32, float32IntoBfloat16, type SafetensorsReader } from '@anneal/safetensors';
 import {
   backendInfo,
-  bfloat16Tensor,
-  int8Tensor,
-  quantiseRows,
-  SCALE_BYTES,
+  filledTensor,
+  quantiseRowsInto,
+  type Storage,
+  type StoredValues,
+  storedShape,
   type Tensor,
-  tf,
-  upload,
 } from '@anneal/tensorflow';
 import { EngineError } from '../engine.ts';
 
@@ -67,29 +66,20 @@ export function stackedShares(
   };
 }
 
-/** How a weight is kept on the device. */
-type Storage = 'float32' | 'bfloat16' | 'int8';
-
 /**
- * Puts a weight on the device. Besides the result no more is held than one tensor's values in the form in which they are kept, and
- * that only until they are there.
+ * Puts a weight on the device, into whose memory its values are written piece by piece: besides the result, no more is held than a
+ * few rows, or one part of a stack.
  * @throws EngineError (user) for a tensor that is missing, misshapen or not finite.
  */
 export function loadWeight(reader: SafetensorsReader, source: WeightSource, precision: Precision): Tensor {
-  const kept = keptAs(reader, source, precision, backendInfo().compiled);
-  const { shape } = kept;
-  const values = isStored(source)
-    ? storedValues(reader, nameOf(source), kept)
-    : partsOf(reader, source, kept);
-  const tensor =
-    values instanceof Int8Array
-      ? int8Tensor(values, shape)
-      : values instanceof Uint16Array
-        ? bfloat16Tensor(values, shape)
-        : upload(tf.tensor(values, shape, 'float32'));
-  release(values);
-  return tensor;
+  const { storage, shape } = keptAs(reader, source, precision, backendInfo().compiled);
+  return filledTensor(storage, shape, (values) => {
+    if (isStored(source)) fillStored(reader, nameOf(source), shape, values);
+    else fillParts(reader, source, shape, values);
+  });
 }
+
+const ELEMENT_BYTES = { float32: 4, bfloat16: 2, int8: 1 };
 
 /**
  * Bytes that {@link loadWeight} takes on the device, read off the checkpoint's headers.
@@ -102,9 +92,7 @@ export function weightBytes(
   compiled: boolean,
 ): number {
   const { storage, shape } = keptAs(reader, source, precision, compiled);
-  const size = sizeOf(shape);
-  if (storage === 'float32') return 4 * size;
-  return storage === 'bfloat16' ? 2 * size : packedSize(size, shape);
+  return ELEMENT_BYTES[storage] * sizeOf(storedShape(storage, shape));
 }
 
 function isStored(source: WeightSource): source is string | WideWeight {
@@ -125,7 +113,7 @@ function keptAs(
     const { shape } = source;
     if (precision === 'int8') return { storage: shape.length >= 3 ? 'int8' : 'float32', shape };
     const stored = precision === 'auto' ? source.shares?.(reader).map((share) => dtypeOf(reader, share)) : [];
-    return { storage: narrowed(precision, shape, stored, compiled), shape };
+    return { storage: storageOf(precision, shape, stored, compiled), shape };
   }
   const name = nameOf(source);
   expectStored(reader, name);
@@ -133,11 +121,11 @@ function keptAs(
   const shape = [...stored];
   if (typeof source !== 'string') return { storage: 'float32', shape };
   if (precision === 'int8') return { storage: shape.length >= 2 ? 'int8' : 'float32', shape };
-  return { storage: narrowed(precision, shape, [dtype], compiled), shape };
+  return { storage: storageOf(precision, shape, [dtype], compiled), shape };
 }
 
 /** @param stored Types of all that a weight is made of; undefined where its values are computed. */
-function narrowed(
+function storageOf(
   precision: Precision,
   shape: number[],
   stored: string[] | undefined,
@@ -148,72 +136,61 @@ function narrowed(
   return compiled && (stored?.every((dtype) => dtype === 'BF16') ?? false) ? 'bfloat16' : 'float32';
 }
 
-type Values = Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
-
-function storedValues(
-  reader: SafetensorsReader,
-  name: string,
-  { storage, shape }: { storage: Storage; shape: number[] },
-): Values {
-  if (storage === 'float32') return finite(reader.readFloat32Sync(name), name);
-  const { dtype } = reader.info(name);
-  if (storage === 'bfloat16' && dtype === 'BF16') return bitsOf(reader, { name, shape, index: 0, of: 1 });
-  const width = shape.at(-1) as number;
-  const size = sizeOf(shape);
-  const values = storage === 'int8' ? new Int8Array(packedSize(size, shape)) : new Uint16Array(size);
-  let [read, at] = [0, 0];
-  for (const rows of reader.float32RowsSync(name, width)) {
-    finite(rows, name, read);
-    const narrow = storage === 'int8' ? quantiseRows(rows, width) : float32ToBfloat16(rows);
-    values.set(narrow, at);
-    read += rows.length;
-    at += narrow.length;
+function fillStored(reader: SafetensorsReader, name: string, shape: number[], values: StoredValues): void {
+  if (values instanceof Uint16Array && reader.info(name).dtype === 'BF16') {
+    fillBits(reader, { name, shape, index: 0, of: 1 }, values);
+    return;
   }
-  return values;
+  const width = shape.at(-1) ?? 1;
+  const share = values.length / sizeOf(shape);
+  let read = 0;
+  for (const rows of reader.float32RowsSync(name, width)) {
+    const target = values.subarray(read * share, (read + rows.length) * share);
+    narrowInto(finite(rows, name, read), width, target);
+    read += rows.length;
+  }
 }
 
-function partsOf(
+function fillParts(
   reader: SafetensorsReader,
   source: StackedWeights,
-  { storage, shape }: { storage: Storage; shape: number[] },
-): Values {
-  const [parts] = shape as [number, ...number[]];
-  const size = sizeOf(shape);
-  const width = shape.at(-1) as number;
-  const shares = storage === 'bfloat16' ? source.shares?.(reader) : undefined;
-  const kept = (index: number): Values => {
-    const share = shares?.[index];
-    if (share && dtypeOf(reader, share) === 'BF16') return bitsOf(reader, share);
-    const values = source.part(reader, index);
-    if (storage === 'float32') return values;
-    const narrow = storage === 'int8' ? quantiseRows(values, width) : float32ToBfloat16(values);
-    release(values);
-    return narrow as Values;
-  };
-  const all =
-    storage === 'int8'
-      ? new Int8Array(packedSize(size, shape))
-      : new (storage === 'float32' ? Float32Array : Uint16Array)(size);
+  shape: number[],
+  values: StoredValues,
+): void {
+  const parts = shape[0] as number;
+  const shares = source.shares?.(reader);
+  const size = values.length / parts;
   for (let index = 0; index < parts; index++) {
-    const part = kept(index);
-    all.set(part, index * part.length);
+    const target = values.subarray(index * size, (index + 1) * size);
+    const share = shares?.[index];
+    if (target instanceof Uint16Array && share && dtypeOf(reader, share) === 'BF16') {
+      fillBits(reader, share, target);
+      continue;
+    }
+    const part = source.part(reader, index);
+    narrowInto(part, shape.at(-1) as number, target);
     release(part);
   }
-  return all;
+}
+
+/** Writes rows in the form in which `target` keeps them. */
+function narrowInto(rows: Float32Array, width: number, target: StoredValues): void {
+  if (target instanceof Uint16Array) float32IntoBfloat16(rows, target);
+  else if (target instanceof Int8Array) quantiseRowsInto(rows, width, target);
+  else target.set(rows);
 }
 
 /** A BF16 tensor, or a piece of it, as it is stored. */
-function bitsOf(
+function fillBits(
   reader: SafetensorsReader,
   { name, shape, index, of }: StoredShare,
-): Uint16Array<ArrayBuffer> {
+  bits: Uint16Array<ArrayBuffer>,
+): void {
   expectStored(reader, name, shape);
   const size = reader.info(name).byteLength / of;
-  const { buffer } = reader.readPartSync(name, index * size, (index + 1) * size);
-  const bits = new Uint16Array(buffer);
+  reader.readIntoSync(name, index * size, new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength));
   for (let i = 0; i < bits.length; i++)
     if ((bits[i]! & INFINITE) === INFINITE) finite(bfloat16ToFloat32(bits.subarray(i, i + 1)), name, i);
-  return bits;
 }
 
 /** The exponent bits of a bfloat16, all of which are set in what is not finite. */
@@ -228,18 +205,9 @@ function sizeOf(shape: readonly number[]): number {
   return shape.reduce((product, dim) => product * dim, 1);
 }
 
-/** Bytes of values in 8 bits, with a scale for each row. */
-function packedSize(size: number, shape: readonly number[]): number {
-  const width = shape.at(-1) as number;
-  return (size / width) * (width + SCALE_BYTES);
-}
-
-/**
- * Frees the memory of values that the device has a copy of, which the garbage collector would do much later: a checkpoint's tensors
- * would be in memory twice. Only the addon that Anneal builds copies them.
- */
-function release({ buffer }: Values): void {
-  if (backendInfo().compiled) (buffer as ArrayBuffer & Partial<Transferable>).transfer?.(0);
+/** Frees memory that the garbage collector would free much later: the parts of a stack would be in memory twice. */
+function release({ buffer }: Float32Array<ArrayBuffer>): void {
+  (buffer as ArrayBuffer & Partial<Transferable>).transfer?.(0);
 }
 
 /** Of Node 21 and newer; TypeScript's ES2023 does not know it. */

@@ -2,11 +2,20 @@
  * Reinforcement learning (GRPO): the model learns to answer sums in the asked form from a reward alone.
  *
  *     export TINKER_BASE_URL=http://127.0.0.1:8123 TINKER_API_KEY=tml-...
- *     node examples/rl.ts [steps]
+ *     node examples/grpo-arithmetic.ts
+ *
+ * Each step samples a group of answers per question, scores them, and pushes towards those above their group's mean.
+ * The prompt shows one solved sum, since a form that is never sampled can never be rewarded. Prints the mean reward of
+ * every step, which rises.
  */
 import { Datum, ModelInput, ServiceClient } from '@anneal/client';
+import type { Tokenizer } from '@anneal/tokenizer';
 import {
+  answerTokens,
   BASE_MODEL,
+  batchOf,
+  commandLine,
+  encode,
   endTokens,
   type Message,
   promptTokens,
@@ -21,9 +30,23 @@ interface Row {
   task: string;
 }
 
-const STEPS = Number(process.argv[2] ?? 15);
-const QUESTIONS = 8;
-const GROUP = 8;
+const options = commandLine({
+  steps: 15,
+  questions: 8,
+  group: 8,
+  'max-tokens': 8,
+  'learning-rate': 3e-4,
+  seed: 1,
+});
+
+function fewShotPrompt(tokenizer: Tokenizer, question: string): number[] {
+  return [
+    ...promptTokens(tokenizer, 'Compute 14 + 23. Answer with the number in brackets.'),
+    ...answerTokens(tokenizer, '[37]'),
+    ...encode(tokenizer, '\n'),
+    ...promptTokens(tokenizer, question),
+  ];
+}
 
 /** 1 for the right answer, and some credit on the way: a number in brackets, the right number anywhere. */
 function reward(answer: string, expected: string): number {
@@ -33,7 +56,7 @@ function reward(answer: string, expected: string): number {
 }
 
 /** Targets of prompt and answer; positions of the prompt have no advantage, and so no gradient. */
-function datum(prompt: number[], sample: number[], logprobs: number[], advantage: number): Datum {
+function rolloutDatum(prompt: number[], sample: number[], logprobs: number[], advantage: number): Datum {
   const tokens = [...prompt, ...sample];
   const skipped = Array<number>(prompt.length - 1).fill(0);
   return Datum.from({
@@ -49,17 +72,16 @@ function datum(prompt: number[], sample: number[], logprobs: number[], advantage
 const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 const service = new ServiceClient();
-const model = await service.createLoraTrainingClient({ baseModel: BASE_MODEL, rank: 16, seed: 1 });
+const model = await service.createLoraTrainingClient({ baseModel: BASE_MODEL, rank: 16, seed: options.seed });
 const tokenizer = await tokenizerOf(model);
 const rows = readJsonl<Row>('rl.jsonl').filter(({ task }) => task === 'arithmetic');
-const samplingParams = { max_tokens: 16, temperature: 1, stop: endTokens(tokenizer) };
+const samplingParams = { max_tokens: options['max-tokens'], temperature: 1, stop: endTokens(tokenizer) };
 
-for (let step = 0; step < STEPS; step++) {
+for (let step = 0; step < options.steps; step++) {
   const sampler = await model.saveWeightsAndGetSamplingClient();
-  const groups = Array.from({ length: QUESTIONS }, (_, i) => {
-    const row = rows[(step * QUESTIONS + i) % rows.length]!;
-    const prompt = promptTokens(tokenizer, row.prompt[0].content);
-    return { row, prompt, result: sampler.sample({ prompt, numSamples: GROUP, samplingParams }) };
+  const groups = batchOf(rows, step, options.questions).map((row) => {
+    const prompt = fewShotPrompt(tokenizer, row.prompt[0].content);
+    return { row, prompt, result: sampler.sample({ prompt, numSamples: options.group, samplingParams }) };
   });
   const data: Datum[] = [];
   const rewards: number[] = [];
@@ -71,14 +93,14 @@ for (let step = 0; step < STEPS; step++) {
     if (spread === 0) continue; // a group that agrees teaches nothing
     sequences.forEach(({ tokens, logprobs }, i) => {
       const advantage = (scores[i]! - mean(scores)) / (spread + 1e-6);
-      data.push(datum(prompt, [...tokens], [...(logprobs ?? [])], advantage));
+      data.push(rolloutDatum(prompt, [...tokens], [...(logprobs ?? [])], advantage));
     });
   }
   console.log(`step ${step + 1}  reward ${mean(rewards).toFixed(3)}  ${data.length} rollouts`);
   if (data.length === 0) continue;
   const pass = model.forwardBackward(data, 'importance_sampling');
-  await model.optimStep({ learning_rate: 3e-4 });
+  await model.optimStep({ learning_rate: options['learning-rate'] });
   await pass;
 }
-console.log(`training checkpoint: ${(await model.saveState('rl')).path}`);
+console.log(`training checkpoint: ${(await model.saveState('grpo-arithmetic')).path}`);
 await service.close('success');

@@ -1,17 +1,24 @@
 """Reinforcement learning (GRPO): the model learns to answer sums in the asked form from a reward alone.
 
     export TINKER_BASE_URL=http://127.0.0.1:8123 TINKER_API_KEY=tml-...
-    python examples/rl.py
+    python examples/grpo-arithmetic.py
 
 Each step samples a group of answers per question, scores them, and pushes towards those above their group's mean.
+The prompt shows one solved sum, since a form that is never sampled can never be rewarded. Prints the mean reward of every
+step, which rises.
 """
 import argparse
 import re
 
 import numpy as np
 import tinker
-from common import BASE_MODEL, END, encode, prompt_ids, read_jsonl, text_of, tokenizer_of
+from common import BASE_MODEL, END, answer_ids, encode, prompt_ids, read_jsonl, text_of, tokenizer_of
 from tinker import types
+
+
+def few_shot_prompt(tokenizer, question: str) -> list[int]:
+    solved = prompt_ids(tokenizer, "Compute 14 + 23. Answer with the number in brackets.") + answer_ids(tokenizer, "[37]")
+    return solved + encode(tokenizer, "\n") + prompt_ids(tokenizer, question)
 
 
 def reward(answer: str, expected: str) -> float:
@@ -38,7 +45,7 @@ def datum(prompt: list[int], sequence, advantage: float) -> types.Datum:
 
 def rollouts(sampler, tokenizer, rows: list[dict], group: int, max_tokens: int) -> tuple[list[types.Datum], float]:
     params = types.SamplingParams(max_tokens=max_tokens, temperature=1.0, stop=encode(tokenizer, END))
-    prompts = [prompt_ids(tokenizer, row["prompt"][0]["content"]) for row in rows]
+    prompts = [few_shot_prompt(tokenizer, row["prompt"][0]["content"]) for row in rows]
     futures = [sampler.sample(types.ModelInput.from_ints(prompt), group, params) for prompt in prompts]
     data, total = [], 0.0
     for row, prompt, future in zip(rows, prompts, futures):
@@ -55,13 +62,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--max-tokens", type=int, default=16)
+    parser.add_argument("--max-tokens", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
     rows = [row for row in read_jsonl("rl.jsonl") if row["task"] == "arithmetic"]
     with tinker.ServiceClient() as service:
-        model = service.create_lora_training_client(base_model=BASE_MODEL, rank=16, seed=1).result()
+        model = service.create_lora_training_client(base_model=BASE_MODEL, rank=16, seed=args.seed).result()
         tokenizer = tokenizer_of(model)
         for step in range(args.steps):
             sampler = model.save_weights_and_get_sampling_client().result()
@@ -72,7 +80,7 @@ def main() -> None:
                 update = model.forward_backward(data, "importance_sampling")
                 model.optim_step(types.AdamParams(learning_rate=args.learning_rate)).result()
                 update.result()
-        print(f"training checkpoint: {model.save_state('rl').result().path}")
+        print(f"training checkpoint: {model.save_state('grpo-arithmetic').result().path}")
 
 
 if __name__ == "__main__":
