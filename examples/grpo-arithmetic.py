@@ -3,9 +3,10 @@
     export TINKER_BASE_URL=http://127.0.0.1:8123 TINKER_API_KEY=tml-...
     python examples/grpo-arithmetic.py
 
-Each step samples a group of answers per question, scores them, and pushes towards those above their group's mean.
+Each step samples a group of answers per question, scores them, and pushes towards those above their group's mean. Credit for
+answers that are nearly right keeps groups from agreeing early on one wrong answer, which would teach nothing.
 The prompt shows one solved sum, since a form that is never sampled can never be rewarded. Prints the mean reward of every
-step, which rises.
+step, which rises, if not at each step.
 """
 import argparse
 import re
@@ -22,10 +23,11 @@ def few_shot_prompt(tokenizer, question: str) -> list[int]:
 
 
 def reward(answer: str, expected: str) -> float:
-    """1 for the right answer, and some credit on the way: a number in brackets, the right number anywhere."""
-    in_form = re.fullmatch(r"\[-?\d+\]", answer.strip()) is not None
-    number = expected.strip("[]")
-    return float(answer.strip() == expected) + 0.3 * in_form + 0.2 * (number in re.findall(r"-?\d+", answer))
+    """1 for the right answer. On the way some credit for a number in brackets, and more for one that is closer."""
+    if re.fullmatch(r"\[-?\d+\]", answer.strip()) is None:
+        return 0.0
+    error = abs(int(answer.strip().strip("[]")) - int(expected.strip("[]")))
+    return 1.0 if error == 0 else 0.2 + 0.5 * 0.9**error
 
 
 def datum(prompt: list[int], sequence, advantage: float) -> types.Datum:
@@ -59,11 +61,11 @@ def rollouts(sampler, tokenizer, rows: list[dict], group: int, max_tokens: int) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
@@ -76,7 +78,7 @@ def main() -> None:
             batch = [rows[(step * args.questions + i) % len(rows)] for i in range(args.questions)]
             data, mean_reward = rollouts(sampler, tokenizer, batch, args.group, args.max_tokens)
             print(f"step {step + 1:>3}  reward {mean_reward:.3f}  {len(data)} rollouts", flush=True)
-            if data:  # a batch whose groups all agree teaches nothing
+            if data:
                 update = model.forward_backward(data, "importance_sampling")
                 model.optim_step(types.AdamParams(learning_rate=args.learning_rate)).result()
                 update.result()

@@ -4,9 +4,10 @@
  *     export TINKER_BASE_URL=http://127.0.0.1:8123 TINKER_API_KEY=tml-...
  *     node examples/grpo-arithmetic.ts
  *
- * Each step samples a group of answers per question, scores them, and pushes towards those above their group's mean.
+ * Each step samples a group of answers per question, scores them, and pushes towards those above their group's mean. Credit for answers
+ * that are nearly right keeps groups from agreeing early on one wrong answer, which would teach nothing.
  * The prompt shows one solved sum, since a form that is never sampled can never be rewarded. Prints the mean reward of
- * every step, which rises.
+ * every step, which rises, if not at each step.
  */
 import { Datum, ModelInput, ServiceClient } from '@anneal/client';
 import type { Tokenizer } from '@anneal/tokenizer';
@@ -31,11 +32,11 @@ interface Row {
 }
 
 const options = commandLine({
-  steps: 15,
+  steps: 20,
   questions: 8,
   group: 8,
   'max-tokens': 8,
-  'learning-rate': 3e-4,
+  'learning-rate': 2e-4,
   seed: 1,
 });
 
@@ -48,11 +49,12 @@ function fewShotPrompt(tokenizer: Tokenizer, question: string): number[] {
   ];
 }
 
-/** 1 for the right answer, and some credit on the way: a number in brackets, the right number anywhere. */
+/** 1 for the right answer. On the way some credit for a number in brackets, and more for one that is closer. */
 function reward(answer: string, expected: string): number {
-  const inForm = /^\[-?\d+\]$/.test(answer.trim());
-  const named = answer.match(/-?\d+/g)?.includes(expected.replace(/[[\]]/g, '')) ?? false;
-  return Number(answer.trim() === expected) + 0.3 * Number(inForm) + 0.2 * Number(named);
+  const [, number] = /^\[(-?\d+)\]$/.exec(answer.trim()) ?? [];
+  if (number === undefined) return 0;
+  const error = Math.abs(Number(number) - Number(expected.replace(/[[\]]/g, '')));
+  return error === 0 ? 1 : 0.2 + 0.5 * 0.9 ** error;
 }
 
 /** Targets of prompt and answer; positions of the prompt have no advantage, and so no gradient. */
@@ -90,7 +92,7 @@ for (let step = 0; step < options.steps; step++) {
     const scores = sequences.map(({ tokens }) => reward(textOf(tokenizer, tokens), row.answer));
     const spread = Math.sqrt(mean(scores.map((score) => (score - mean(scores)) ** 2)));
     rewards.push(mean(scores));
-    if (spread === 0) continue; // a group that agrees teaches nothing
+    if (spread === 0) continue; // teaches nothing
     sequences.forEach(({ tokens, logprobs }, i) => {
       const advantage = (scores[i]! - mean(scores)) / (spread + 1e-6);
       data.push(rolloutDatum(prompt, [...tokens], [...(logprobs ?? [])], advantage));

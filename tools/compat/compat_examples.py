@@ -75,10 +75,17 @@ def test_dpo_prefers_chosen_answers_to_questions_never_seen():
 
 
 @pytest.mark.timeout(600)
+def test_sft_in_typescript():
+    output = example("sft.ts", "--steps", "8")
+    assert len(numbers(r"loss (\d+\.\d+)", output)) == 8
+    before, after = numbers(r"(\d+\.\d)% (?:before|after)", output)
+    assert after > before
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "name, options, pattern, count",
     [
-        ("sft", ["--steps", "4"], r"loss (\d+\.\d+)", 4),
         ("dpo", ["--warm-up", "0", "--steps", "3"], r"loss (\d+\.\d+)", 3),
         ("distill", ["--teacher-steps", "4", "--steps", "4"], r"kl (-?\d+\.\d+)", 4),
     ],

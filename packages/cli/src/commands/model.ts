@@ -1,7 +1,14 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { Precision } from '@anneal/engine';
-import { convertGguf, formatBytes, inspectModel, ModelNotFoundError, resolveModel } from '@anneal/hub';
+import {
+  convertGguf,
+  formatBytes,
+  inspectModel,
+  listFetchedModels,
+  ModelNotFoundError,
+  resolveModel,
+} from '@anneal/hub';
 import { ConsoleOverview } from '@anneal/types/console';
 import type { Command } from 'commander';
 import { CliError, usageError } from '../errors.ts';
@@ -18,7 +25,9 @@ export function modelCommand(program: Command): Command {
     .createCommand('model')
     .copyInheritedSettings(program)
     .description('fetch and look at base models');
-  addRemoteOptions(model.command('list').description('models that a running server offers')).action(list);
+  addRemoteOptions(model.command('list').description('models that a running server offers'))
+    .option('--fetched', 'those that are on this machine instead; no server is asked')
+    .action(list);
   model
     .command('pull')
     .argument('<name>', 'hub name, for example HuggingFaceTB/SmolLM2-135M-Instruct')
@@ -42,7 +51,11 @@ export function modelCommand(program: Command): Command {
   return model;
 }
 
-async function list(options: RemoteOptions): Promise<void> {
+async function list({ fetched, ...options }: RemoteOptions & { fetched?: boolean }): Promise<void> {
+  if (fetched) {
+    await listFetched(options);
+    return;
+  }
   const { supported_models: models } = await withServer(
     options,
     async (rest) => await rest.getServerCapabilities(),
@@ -57,6 +70,27 @@ async function list(options: RemoteOptions): Promise<void> {
         String(max_context_length ?? ''),
         weight_bytes === undefined ? '' : formatBytes(weight_bytes),
         state ?? '',
+      ]),
+    ),
+  );
+}
+
+async function listFetched({ json }: JsonOption): Promise<void> {
+  const models = await Promise.all(
+    (await listFetchedModels()).map(async ({ name, folder }) => {
+      const { parameters, storedBytes } = await inspectModel(folder);
+      return { name, folder, parameters, storedBytes, ...(await memoryOf(folder)) };
+    }),
+  );
+  print(json, { models }, () =>
+    table(
+      ['model', 'parameters', 'on disk', 'memory in auto', 'folder'],
+      models.map(({ name, parameters, storedBytes, folder, ...memory }) => [
+        name,
+        parameters.toLocaleString('en'),
+        formatBytes(storedBytes),
+        'memoryBytes' in memory ? formatBytes(memory.memoryBytes.auto) : 'not supported',
+        folder,
       ]),
     ),
   );
