@@ -15,13 +15,12 @@ NODE = os.environ.get("ANNEAL_NODE", "node")
 BLOCKS = subprocess.run([NODE, ROOT / "tools" / "testing" / "doc-blocks.mjs"], capture_output=True, text=True, check=True)
 PROGRAMS = json.loads(BLOCKS.stdout)["programs"]
 
-# What the pages show -> what it is here. The TypeScript client reads tokenizers from the hub, or from a folder that is named.
+# What the pages show -> what it is here.
 STAND_INS = {
     "http://127.0.0.1:8123": BASE_URL,
     "http://127.0.0.1:8000": BASE_URL,
     "tml-...": os.environ.get("TINKER_API_KEY", ""),
     "tml-…": os.environ.get("TINKER_API_KEY", ""),
-    ".getTokenizer()": f".getTokenizer({{ tokenizerId: {json.dumps(os.environ.get('ANNEAL_TOKENIZER', ''))} }})",
 }
 
 

@@ -50,18 +50,18 @@ def test_sft_teaches_the_tasks(fine_tuned):
 @pytest.mark.timeout(900)
 def test_distillation_draws_the_student_to_the_teacher(fine_tuned):
     teacher = re.search(r"sampler checkpoint: (\S+)", fine_tuned)[1]
-    output = example("distill.py", teacher, "--steps", "10")
+    output = example("distill.py", teacher, "--steps", "8")
     kl = numbers(r"kl (-?\d+\.\d+)", output)
-    assert len(kl) == 10 and min(kl) >= -1e-3 and sum(kl[-3:]) < 0.5 * sum(kl[:3])
+    assert len(kl) == 8 and min(kl) >= -1e-3 and sum(kl[-3:]) < 0.8 * sum(kl[:3])
     teachers, students = numbers(r"(\d+\.\d)%", output)
-    assert teachers >= 40 and students > 0
+    assert teachers >= 40 and students >= 10  # the base model has none right
 
 
 @pytest.mark.timeout(900)
 def test_grpo_raises_the_reward():
-    output = example("grpo-arithmetic.py", "--steps", "6")
+    output = example("grpo-arithmetic.py", "--steps", "5")
     rewards = numbers(r"reward (\d+\.\d+)", output)
-    assert len(rewards) == 6 and sum(rewards[-2:]) > sum(rewards[:2])
+    assert len(rewards) == 5 and sum(rewards[-2:]) > sum(rewards[:2])
     assert "training checkpoint: tinker://" in output
 
 

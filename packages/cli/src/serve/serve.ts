@@ -7,7 +7,7 @@ import type { ServeConfig } from '../config/serve-config.ts';
 import { CliError } from '../errors.ts';
 import { modelProgress } from '../output/model-progress.ts';
 import { banner } from './banner.ts';
-import { modelList, type WantedModel } from './model-list.ts';
+import { modelList, tokenizerFor, type WantedModel } from './model-list.ts';
 import { requireFreePort } from './port.ts';
 
 /**
@@ -22,7 +22,7 @@ export async function serve(
   const { models, aliases } = modelList(config.model, config.alias);
   await requireFreePort(config.host, config.port);
   const addonPath = await tensorflowAddon();
-  const found = await findModels(models);
+  const found = await findModels(models, config.host);
   const atStart = config.loadAtStart === 'all' ? found : found.slice(0, 1);
   say(`loading ${atStart.map(({ name }) => name).join(', ')}`);
   const { model: _model, alias: _alias, loss, ...settings } = config;
@@ -47,14 +47,15 @@ async function tensorflowAddon(): Promise<string> {
   return prepared.addonPath;
 }
 
-async function findModels(wanted: WantedModel[]): Promise<ServedModel[]> {
+async function findModels(wanted: WantedModel[], host: string): Promise<ServedModel[]> {
   const progress = modelProgress();
   const found: ServedModel[] = [];
   try {
-    for (const { name, source, tokenizer } of wanted) {
-      const { folder, note } = await resolveModel(source, { onProgress: progress.onProgress });
-      found.push({ name, folder, tokenizer });
-      if (note) say(`${name}: ${note}`);
+    for (const model of wanted) {
+      const resolved = await resolveModel(model.source, { onProgress: progress.onProgress });
+      const { folder, note } = resolved;
+      found.push({ name: model.name, folder, tokenizer: tokenizerFor(model, resolved, host) });
+      if (note) say(`${model.name}: ${note}`);
     }
   } finally {
     progress.stop();
