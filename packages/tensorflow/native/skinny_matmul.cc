@@ -20,10 +20,6 @@
 namespace anneal {
 namespace {
 
-constexpr int kLanes = 8;
-// Rows of W that are multiplied together: their partial sums and those of kRows rows of x fill the registers.
-constexpr int kColumns = 3;
-constexpr int kRows = 4;
 // Rows of W that a thread takes at a time.
 constexpr int64_t kChunk = 48;
 
@@ -118,81 +114,106 @@ float Widen(uint16_t bits) {
   return value;
 }
 
+float Widen(float value) { return value; }
+float Widen(int8_t value) { return value; }
+
+// The scale that follows a row of k values in 8 bits.
 float ScaleOf(const int8_t *row, int64_t k) {
   float scale;
   memcpy(&scale, row + k, sizeof(scale));
   return scale;
 }
+float ScaleOf(const uint16_t *, int64_t) { return 1; }
 
-// Sums of kLanes interleaved parts, then of what is left, so that every build adds in the same order.
-float Dot(const float *a, const float *b, int64_t k) {
-  float parts[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= k; i += kLanes)
-    for (int lane = 0; lane < kLanes; lane++) parts[lane] += a[i + lane] * b[i + lane];
-  float sum = ((parts[0] + parts[4]) + (parts[2] + parts[6])) + ((parts[1] + parts[5]) + (parts[3] + parts[7]));
-  for (; i < k; i++) sum += a[i] * b[i];
-  return sum;
-}
+// What a machine brings: Block, the sums of kR rows of x by kC rows of W, which fill its registers at kRows and kColumns; and
+// WidenRow, for rows of W that are read more than once. Both ask for the memory `ahead` elements further on, which comes next.
 
 struct Generic {
-  static void WidenRow(const uint16_t *from, float *to, int64_t k) {
-    for (int64_t i = 0; i < k; i++) to[i] = Widen(from[i]);
+  static constexpr int kRows = 4, kColumns = 3, kLanes = 8;
+
+  template <typename T>
+  static void WidenRow(const T *from, float *to, int64_t k, int64_t) {
+    if constexpr (sizeof(T) == 2) {
+      for (int64_t i = 0; i < k; i++) to[i] = Widen(from[i]);
+    } else {
+      const float scale = ScaleOf(from, k);
+      for (int64_t i = 0; i < k; i++) to[i] = from[i] * scale;
+    }
   }
 
-  static void WidenRow(const int8_t *from, float *to, int64_t k) {
-    const float scale = ScaleOf(from, k);
-    for (int64_t i = 0; i < k; i++) to[i] = from[i] * scale;
-  }
-
-  template <int kR, int kC>
-  static void Block(const float *x, const float *const *w, float *y, int64_t k, int64_t n) {
+  template <int kR, int kC, typename T>
+  static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t) {
     for (int r = 0; r < kR; r++)
       for (int c = 0; c < kC; c++) y[r * n + c] = Dot(x + r * k, w[c], k);
+  }
+
+  // Sums of kLanes interleaved parts, then of what is left, in the order of the AVX2 build.
+  template <typename T>
+  static float Dot(const float *a, const T *b, int64_t k) {
+    float parts[kLanes] = {};
+    int64_t i = 0;
+    for (; i + kLanes <= k; i += kLanes)
+      for (int lane = 0; lane < kLanes; lane++) parts[lane] += a[i + lane] * Widen(b[i + lane]);
+    float sum = ((parts[0] + parts[4]) + (parts[2] + parts[6])) + ((parts[1] + parts[5]) + (parts[3] + parts[7]));
+    for (; i < k; i++) sum += a[i] * Widen(b[i]);
+    return sum;
   }
 };
 
 #if defined(__x86_64__)
 #define ANNEAL_AVX2 __attribute__((target("avx2,fma")))
+#define ANNEAL_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 // Sums must stay in registers, which takes loops without counters.
 #define ANNEAL_UNROLL _Pragma("GCC unroll 8")
 
-ANNEAL_AVX2 inline float Sum(__m256 v) {
-  __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
+template <typename T>
+inline void Prefetch(const T *next) {
+  _mm_prefetch(reinterpret_cast<const char *>(next), _MM_HINT_T0);
 }
 
 struct Avx2 {
-  ANNEAL_AVX2 static void WidenRow(const uint16_t *from, float *to, int64_t k) {
-    int64_t i = 0;
-    for (; i + kLanes <= k; i += kLanes) {
-      const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from + i)));
-      _mm256_storeu_ps(to + i, _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
-    }
-    for (; i < k; i++) to[i] = Widen(from[i]);
+  static constexpr int kRows = 4, kColumns = 3, kLanes = 8;
+
+  ANNEAL_AVX2 static __m256 Load(const float *from) { return _mm256_loadu_ps(from); }
+  ANNEAL_AVX2 static __m256 Load(const uint16_t *from) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  }
+  ANNEAL_AVX2 static __m256 Load(const int8_t *from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
   }
 
-  ANNEAL_AVX2 static void WidenRow(const int8_t *from, float *to, int64_t k) {
+  ANNEAL_AVX2 static float Sum(__m256 v) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
+  }
+
+  template <typename T>
+  ANNEAL_AVX2 static void WidenRow(const T *from, float *to, int64_t k, int64_t ahead) {
     const float scale = ScaleOf(from, k);
     const __m256 scales = _mm256_set1_ps(scale);
     int64_t i = 0;
     for (; i + kLanes <= k; i += kLanes) {
-      const __m256i wide = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from + i)));
-      _mm256_storeu_ps(to + i, _mm256_mul_ps(_mm256_cvtepi32_ps(wide), scales));
+      Prefetch(from + i + ahead);
+      const __m256 wide = Load(from + i);
+      _mm256_storeu_ps(to + i, sizeof(T) == 1 ? _mm256_mul_ps(wide, scales) : wide);
     }
-    for (; i < k; i++) to[i] = from[i] * scale;
+    for (; i < k; i++) to[i] = Widen(from[i]) * scale;
   }
 
-  template <int kR, int kC>
-  ANNEAL_AVX2 static void Block(const float *x, const float *const *w, float *y, int64_t k, int64_t n) {
+  template <int kR, int kC, typename T>
+  ANNEAL_AVX2 static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t ahead) {
     __m256 sums[kR][kC];
     ANNEAL_UNROLL for (int r = 0; r < kR; r++)
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = _mm256_setzero_ps();
     int64_t i = 0;
     for (; i + kLanes <= k; i += kLanes) {
       __m256 weights[kC];
-      ANNEAL_UNROLL for (int c = 0; c < kC; c++) weights[c] = _mm256_loadu_ps(w[c] + i);
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
+        if (ahead > 0) Prefetch(w[c] + i + ahead);
+        weights[c] = Load(w[c] + i);
+      }
       ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
         const __m256 values = _mm256_loadu_ps(x + r * k + i);
         ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = _mm256_fmadd_ps(values, weights[c], sums[r][c]);
@@ -201,7 +222,58 @@ struct Avx2 {
     ANNEAL_UNROLL for (int r = 0; r < kR; r++)
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
         float sum = Sum(sums[r][c]);
-        for (int64_t rest = i; rest < k; rest++) sum += x[r * k + rest] * w[c][rest];
+        for (int64_t rest = i; rest < k; rest++) sum += x[r * k + rest] * Widen(w[c][rest]);
+        y[r * n + c] = sum;
+      }
+  }
+};
+
+struct Avx512 {
+  static constexpr int kRows = 4, kColumns = 6, kLanes = 16;
+
+  ANNEAL_AVX512 static __m512 Load(const float *from) { return _mm512_loadu_ps(from); }
+  ANNEAL_AVX512 static __m512 Load(const uint16_t *from) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+  ANNEAL_AVX512 static __m512 Load(const int8_t *from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
+  }
+
+  template <typename T>
+  ANNEAL_AVX512 static void WidenRow(const T *from, float *to, int64_t k, int64_t ahead) {
+    const float scale = ScaleOf(from, k);
+    const __m512 scales = _mm512_set1_ps(scale);
+    int64_t i = 0;
+    for (; i + kLanes <= k; i += kLanes) {
+      Prefetch(from + i + ahead);
+      const __m512 wide = Load(from + i);
+      _mm512_storeu_ps(to + i, sizeof(T) == 1 ? _mm512_mul_ps(wide, scales) : wide);
+    }
+    for (; i < k; i++) to[i] = Widen(from[i]) * scale;
+  }
+
+  template <int kR, int kC, typename T>
+  ANNEAL_AVX512 static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t ahead) {
+    __m512 sums[kR][kC];
+    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = _mm512_setzero_ps();
+    int64_t i = 0;
+    for (; i + kLanes <= k; i += kLanes) {
+      __m512 weights[kC];
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
+        if (ahead > 0) Prefetch(w[c] + i + ahead);
+        weights[c] = Load(w[c] + i);
+      }
+      ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
+        const __m512 values = _mm512_loadu_ps(x + r * k + i);
+        ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = _mm512_fmadd_ps(values, weights[c], sums[r][c]);
+      }
+    }
+    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
+        float sum = _mm512_reduce_add_ps(sums[r][c]);
+        for (int64_t rest = i; rest < k; rest++) sum += x[r * k + rest] * Widen(w[c][rest]);
         y[r * n + c] = sum;
       }
   }
@@ -209,60 +281,76 @@ struct Avx2 {
 #endif
 
 // kC rows of W against all rows of x.
-template <typename Machine, int kC>
-void Columns(const float *x, const float *const *w, float *y, int64_t m, int64_t k, int64_t n) {
+template <typename Machine, int kC, typename T>
+void Columns(const float *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n, int64_t ahead) {
+  constexpr int kR = Machine::kRows;
   int64_t r = 0;
-  for (; r + kRows <= m; r += kRows) Machine::template Block<kRows, kC>(x + r * k, w, y + r * n, k, n);
-  for (; r < m; r++) Machine::template Block<1, kC>(x + r * k, w, y + r * n, k, n);
+  for (; r + kR <= m; r += kR) Machine::template Block<kR, kC>(x + r * k, w, y + r * n, k, n, ahead);
+  for (; r + 2 <= m; r += 2) Machine::template Block<2, kC>(x + r * k, w, y + r * n, k, n, ahead);
+  if (r < m) Machine::template Block<1, kC>(x + r * k, w, y + r * n, k, n, ahead);
 }
 
-template <typename Machine>
-void Chunk(const float *x, const void *w, WeightType type, float *y, int64_t m, int64_t k, int64_t n, int64_t begin,
-           int64_t end) {
+// `count` rows of W, at most kC.
+template <typename Machine, int kC, typename T>
+void CountedColumns(int count, const float *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n,
+                    int64_t ahead) {
+  if (count == kC) return Columns<Machine, kC>(x, w, y, m, k, n, ahead);
+  if constexpr (kC > 1) CountedColumns<Machine, kC - 1>(count, x, w, y, m, k, n, ahead);
+}
+
+// Rows `begin` to `end` of W, in which a row takes `stored` elements.
+template <typename Machine, typename T>
+void Chunk(const float *x, const void *weights, float *y, int64_t m, int64_t k, int64_t n, int64_t begin, int64_t end) {
+  constexpr int kC = Machine::kColumns;
+  const int64_t stored = sizeof(T) == 1 ? k + static_cast<int64_t>(sizeof(float)) : k;
+  const int64_t ahead = kC * stored;
+  // Rows of W that many blocks read are widened once; those in 8 bits always, since their scale follows them.
+  const bool widen = sizeof(T) == 1 || (sizeof(T) == 2 && m > 2 * Machine::kRows);
   // Grows to the widest W of the process and stays: a few kilobytes for each thread.
   thread_local std::vector<float> widened;
-  if (type != WeightType::kFloat32 && widened.size() < static_cast<size_t>(kColumns * k)) widened.resize(kColumns * k);
-  for (int64_t column = begin; column < end; column += kColumns) {
-    const int count = static_cast<int>(std::min<int64_t>(kColumns, end - column));
-    const float *rows[kColumns];
-    for (int c = 0; c < count; c++) {
-      if (type == WeightType::kFloat32) {
-        rows[c] = static_cast<const float *>(w) + (column + c) * k;
+  if (widen && widened.size() < static_cast<size_t>(kC * k)) widened.resize(kC * k);
+  for (int64_t column = begin; column < end; column += kC) {
+    const int count = static_cast<int>(std::min<int64_t>(kC, end - column));
+    const T *rows[kC];
+    for (int c = 0; c < count; c++) rows[c] = static_cast<const T *>(weights) + (column + c) * stored;
+    if constexpr (sizeof(T) != sizeof(float)) {
+      if (widen) {
+        const float *wide[kC];
+        for (int c = 0; c < count; c++) {
+          Machine::WidenRow(rows[c], widened.data() + c * k, k, ahead);
+          wide[c] = widened.data() + c * k;
+        }
+        CountedColumns<Machine, kC>(count, x, wide, y + column, m, k, n, 0);
         continue;
       }
-      float *row = widened.data() + c * k;
-      if (type == WeightType::kBfloat16) {
-        Machine::WidenRow(static_cast<const uint16_t *>(w) + (column + c) * k, row, k);
-      } else {
-        const int64_t stored = k + static_cast<int64_t>(sizeof(float));
-        Machine::WidenRow(static_cast<const int8_t *>(w) + (column + c) * stored, row, k);
-      }
-      rows[c] = row;
     }
-    if (count == 3) Columns<Machine, 3>(x, rows, y + column, m, k, n);
-    if (count == 2) Columns<Machine, 2>(x, rows, y + column, m, k, n);
-    if (count == 1) Columns<Machine, 1>(x, rows, y + column, m, k, n);
+    CountedColumns<Machine, kC>(count, x, rows, y + column, m, k, n, ahead);
   }
 }
 
-using ChunkFn = decltype(&Chunk<Generic>);
+using ChunkFn = decltype(&Chunk<Generic, float>);
 
+template <typename T>
 ChunkFn BestChunk() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Chunk<Avx2>;
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq"))
+    return Chunk<Avx512, T>;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Chunk<Avx2, T>;
 #endif
-  return Chunk<Generic>;
+  return Chunk<Generic, T>;
 }
 
 }  // namespace
 
 void SkinnyMatmul(const float *x, const void *w, WeightType type, float *y, int64_t m, int64_t k, int64_t n) {
   if (m == 0) return;
-  static const ChunkFn chunk = BestChunk();
+  static const ChunkFn of_floats = BestChunk<float>(), of_halves = BestChunk<uint16_t>(), of_bytes = BestChunk<int8_t>();
+  const ChunkFn chunk = type == WeightType::kFloat32 ? of_floats : type == WeightType::kBfloat16 ? of_halves : of_bytes;
   const int64_t chunks = (n + kChunk - 1) / kChunk;
   Helpers::Get().Run(chunks, [&](int64_t index) {
     const int64_t begin = index * kChunk;
-    chunk(x, w, type, y, m, k, n, begin, std::min(n, begin + kChunk));
+    chunk(x, w, y, m, k, n, begin, std::min(n, begin + kChunk));
   });
 }
 
