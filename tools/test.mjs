@@ -55,7 +55,7 @@ const SUITES = {
         ...INTEROP,
         name: 'tinker SDK with torch',
         folder: 'compat',
-        files: ['compat_complaints.py', 'compat_losses.py', 'compat_open.py'],
+        files: ['compat_complaints.py', 'compat_losses.py', 'compat_methods.py', 'compat_open.py'],
         args: ['-k', 'custom_loss'],
       },
     ]),
