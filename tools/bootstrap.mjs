@@ -203,7 +203,7 @@ function build() {
   if (result.status !== 0)
     fail(`the build failed\n${result.error?.message ?? result.stdout + result.stderr}`);
   const cached = /FULL TURBO/.test(result.stdout);
-  say(`packages ${cached ? 'are built already' : 'built'} (${((Date.now() - started) / 1000).toFixed(1)} s)`);
+  if (!cached) say(`packages built (${((Date.now() - started) / 1000).toFixed(1)} s)`);
 }
 
 /**
