@@ -43,7 +43,7 @@ export async function createWorkerEngine({
   onExit,
   ...options
 }: WorkerEngineOptions): Promise<ProfilingEngine> {
-  setTensorflowDefaults();
+  if (addonPath !== undefined) setTensorflowDefaults(addonPath);
   const fromSource = import.meta.url.endsWith('.ts');
   const worker = new Worker(new URL(fromSource ? './worker.ts' : './worker.js', import.meta.url), {
     workerData: { addonPath, options } satisfies WorkerStart,

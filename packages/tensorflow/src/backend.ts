@@ -3,7 +3,9 @@
  * being traced, into a graph. Knows nothing of how the addon came to be (install/) or what is traced (compile/).
  */
 import { createRequire } from 'node:module';
+import { basename } from 'node:path';
 import {
+  ADDON_FILE,
   type AnyTypedArray,
   DataType,
   type GraphBinding,
@@ -51,18 +53,22 @@ let sink: OpSink | undefined;
 /**
  * Sets what TensorFlow reads from the environment while it is loaded, unless a person has set it. Must run in the main
  * thread before any thread loads the addon: a worker's copy of the environment does not reach the C library.
+ * @param addonPath The addon that will be loaded
  */
-export function setTensorflowDefaults(): void {
+export function setTensorflowDefaults(addonPath: string): void {
   // Start-up hints on stderr are of no use to those who cannot rebuild TensorFlow; errors still show.
   process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
   // oneDNN is off by default on processors without AVX-512; measured, its small and skewed products are faster there too.
   process.env.TF_ENABLE_ONEDNN_OPTS ??= '1';
+  // Elementwise parts of a decode step are so small that handing them to YNNPACK's threads costs more than they do. Another build of
+  // TensorFlow might not know the flag, and stop.
+  if (basename(addonPath) === ADDON_FILE) process.env.XLA_FLAGS ??= '--xla_cpu_experimental_ynn_fusion_type=';
 }
 
 /** Loads the addon at `path` and makes it tfjs's backend. Loading twice in one thread is a no-op. */
 export function installAddon(path: string): void {
   if (loaded) return;
-  setTensorflowDefaults();
+  setTensorflowDefaults(path);
   const native = require(path) as NativeBinding;
   const graphs = hasGraphs(native) ? native : undefined;
   const { NodeJSKernelBackend } = require('@tensorflow/tfjs-node-gpu/dist/nodejs_kernel_backend') as {

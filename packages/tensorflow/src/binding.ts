@@ -1,5 +1,8 @@
 /** The native addon's surface, as far as we call it ourselves. tfjs kernels call the same object. */
 
+/** File name of the addon that Anneal builds, which has all of this; a stock one has less. */
+export const ADDON_FILE = 'anneal.node';
+
 /** TensorFlow's numeric dtype codes (`TF_DataType`) that appear here. */
 export const DataType = {
   float32: 1,

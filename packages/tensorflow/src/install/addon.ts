@@ -2,6 +2,7 @@
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { ADDON_FILE } from '../binding.ts';
 import { type AddonSources, findAddonSources, hashSources } from './addon-sources.ts';
 import { cacheWriteError, makeCacheDir } from './cache-dir.ts';
 import { isComplete, publish } from './cache-entry.ts';
@@ -59,7 +60,7 @@ async function planLayout({ plan, cacheDir }: AddonRequest, sources: AddonSource
     root,
     libraries: path.join(root, `libraries-${target}`),
     addonFolder,
-    addon: path.join(addonFolder, 'anneal.node'),
+    addon: path.join(addonFolder, ADDON_FILE),
   };
 }
 
