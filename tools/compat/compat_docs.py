@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,11 @@ def command_of(language: str, file: Path) -> list[str]:
 def folder(tmp_path, request):
     """Empty; for TypeScript it lies in the repository, since its packages are found from there."""
     if request.node.callspec.params["program"]["language"] != "ts":
-        return tmp_path
-    inside = ROOT / "dist" / tmp_path.name
-    inside.mkdir(parents=True, exist_ok=True)
-    return inside
+        yield tmp_path
+        return
+    (ROOT / "dist").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT / "dist") as inside:
+        yield Path(inside)
 
 
 def with_anneal(folder: Path) -> dict[str, str]:
@@ -61,6 +63,5 @@ def test_blocks_run(program, folder):
     file.write_text(text)
     command = command_of(program["language"], file)
     done = subprocess.run(command, cwd=folder, env=with_anneal(folder), capture_output=True, text=True, timeout=550)
-    file.unlink()
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)

@@ -161,8 +161,6 @@ struct Generic {
 };
 
 #if defined(__x86_64__)
-#define ANNEAL_AVX2 __attribute__((target("avx2,fma")))
-#define ANNEAL_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 // Sums must stay in registers, which takes loops without counters.
 #define ANNEAL_UNROLL _Pragma("GCC unroll 8")
 
@@ -171,113 +169,60 @@ inline void Prefetch(const T *next) {
   _mm_prefetch(reinterpret_cast<const char *>(next), _MM_HINT_T0);
 }
 
-struct Avx2 {
+// The machines with vectors differ in these; what they do with them is in skinny_matmul_vectors.h.
+#define ANNEAL_TARGET __attribute__((target("avx2,fma")))
+struct Avx2Vectors {
+  using Vector = __m256;
   static constexpr int kRows = 4, kColumns = 3, kLanes = 8;
 
-  ANNEAL_AVX2 static __m256 Load(const float *from) { return _mm256_loadu_ps(from); }
-  ANNEAL_AVX2 static __m256 Load(const uint16_t *from) {
+  ANNEAL_TARGET static Vector Zero() { return _mm256_setzero_ps(); }
+  ANNEAL_TARGET static Vector All(float value) { return _mm256_set1_ps(value); }
+  ANNEAL_TARGET static Vector Times(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+  ANNEAL_TARGET static Vector TimesPlus(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+  ANNEAL_TARGET static void Store(float *to, Vector v) { _mm256_storeu_ps(to, v); }
+  ANNEAL_TARGET static Vector Load(const float *from) { return _mm256_loadu_ps(from); }
+  ANNEAL_TARGET static Vector Load(const uint16_t *from) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
   }
-  ANNEAL_AVX2 static __m256 Load(const int8_t *from) {
+  ANNEAL_TARGET static Vector Load(const int8_t *from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
   }
-
-  ANNEAL_AVX2 static float Sum(__m256 v) {
+  ANNEAL_TARGET static float Sum(Vector v) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
   }
-
-  template <typename T>
-  ANNEAL_AVX2 static void WidenRow(const T *from, float *to, int64_t k, int64_t ahead) {
-    const float scale = ScaleOf(from, k);
-    const __m256 scales = _mm256_set1_ps(scale);
-    int64_t i = 0;
-    for (; i + kLanes <= k; i += kLanes) {
-      Prefetch(from + i + ahead);
-      const __m256 wide = Load(from + i);
-      _mm256_storeu_ps(to + i, sizeof(T) == 1 ? _mm256_mul_ps(wide, scales) : wide);
-    }
-    for (; i < k; i++) to[i] = Widen(from[i]) * scale;
-  }
-
-  template <int kR, int kC, typename T>
-  ANNEAL_AVX2 static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t ahead) {
-    __m256 sums[kR][kC];
-    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
-      ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = _mm256_setzero_ps();
-    int64_t i = 0;
-    for (; i + kLanes <= k; i += kLanes) {
-      __m256 weights[kC];
-      ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
-        if (ahead > 0) Prefetch(w[c] + i + ahead);
-        weights[c] = Load(w[c] + i);
-      }
-      ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
-        const __m256 values = _mm256_loadu_ps(x + r * k + i);
-        ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = _mm256_fmadd_ps(values, weights[c], sums[r][c]);
-      }
-    }
-    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
-      ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
-        float sum = Sum(sums[r][c]);
-        for (int64_t rest = i; rest < k; rest++) sum += x[r * k + rest] * Widen(w[c][rest]);
-        y[r * n + c] = sum;
-      }
-  }
 };
+#define ANNEAL_MACHINE Avx2
+#include "skinny_matmul_vectors.h"
+#undef ANNEAL_MACHINE
+#undef ANNEAL_TARGET
 
-struct Avx512 {
+#define ANNEAL_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
+struct Avx512Vectors {
+  using Vector = __m512;
   static constexpr int kRows = 4, kColumns = 6, kLanes = 16;
 
-  ANNEAL_AVX512 static __m512 Load(const float *from) { return _mm512_loadu_ps(from); }
-  ANNEAL_AVX512 static __m512 Load(const uint16_t *from) {
+  ANNEAL_TARGET static Vector Zero() { return _mm512_setzero_ps(); }
+  ANNEAL_TARGET static Vector All(float value) { return _mm512_set1_ps(value); }
+  ANNEAL_TARGET static Vector Times(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+  ANNEAL_TARGET static Vector TimesPlus(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+  ANNEAL_TARGET static void Store(float *to, Vector v) { _mm512_storeu_ps(to, v); }
+  ANNEAL_TARGET static Vector Load(const float *from) { return _mm512_loadu_ps(from); }
+  ANNEAL_TARGET static Vector Load(const uint16_t *from) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
   }
-  ANNEAL_AVX512 static __m512 Load(const int8_t *from) {
+  ANNEAL_TARGET static Vector Load(const int8_t *from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
   }
-
-  template <typename T>
-  ANNEAL_AVX512 static void WidenRow(const T *from, float *to, int64_t k, int64_t ahead) {
-    const float scale = ScaleOf(from, k);
-    const __m512 scales = _mm512_set1_ps(scale);
-    int64_t i = 0;
-    for (; i + kLanes <= k; i += kLanes) {
-      Prefetch(from + i + ahead);
-      const __m512 wide = Load(from + i);
-      _mm512_storeu_ps(to + i, sizeof(T) == 1 ? _mm512_mul_ps(wide, scales) : wide);
-    }
-    for (; i < k; i++) to[i] = Widen(from[i]) * scale;
-  }
-
-  template <int kR, int kC, typename T>
-  ANNEAL_AVX512 static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t ahead) {
-    __m512 sums[kR][kC];
-    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
-      ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = _mm512_setzero_ps();
-    int64_t i = 0;
-    for (; i + kLanes <= k; i += kLanes) {
-      __m512 weights[kC];
-      ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
-        if (ahead > 0) Prefetch(w[c] + i + ahead);
-        weights[c] = Load(w[c] + i);
-      }
-      ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
-        const __m512 values = _mm512_loadu_ps(x + r * k + i);
-        ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = _mm512_fmadd_ps(values, weights[c], sums[r][c]);
-      }
-    }
-    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
-      ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
-        float sum = _mm512_reduce_add_ps(sums[r][c]);
-        for (int64_t rest = i; rest < k; rest++) sum += x[r * k + rest] * Widen(w[c][rest]);
-        y[r * n + c] = sum;
-      }
-  }
+  ANNEAL_TARGET static float Sum(Vector v) { return _mm512_reduce_add_ps(v); }
 };
+#define ANNEAL_MACHINE Avx512
+#include "skinny_matmul_vectors.h"
+#undef ANNEAL_MACHINE
+#undef ANNEAL_TARGET
 #endif
 
 // kC rows of W against all rows of x.

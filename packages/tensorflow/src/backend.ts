@@ -214,15 +214,6 @@ export function statelessUniform(shape: number[], seed: Tensor): Tensor {
   return uniform!;
 }
 
-/** Uploads bfloat16 bits as a tensor that claims to be float32, and that only compiled functions may touch. */
-export function bfloat16Tensor(bits: Uint16Array, shape: number[]): Tensor {
-  const { graphs } = current();
-  if (!graphs)
-    throw new Error('bfloat16 needs the addon that Anneal builds; the stock one has float32 only.');
-  const dtype = DataType.bfloat16;
-  return wrapTensor({ id: graphs.createTensorCopy(shape, dtype, bits), shape, dtype });
-}
-
 /** Version of the loaded TensorFlow library, and whether it uses a GPU. */
 export function backendInfo(): { tensorflowVersion: string; gpu: boolean; compiled: boolean } {
   if (!loaded) return { tensorflowVersion: 'none (wasm)', gpu: false, compiled: false };

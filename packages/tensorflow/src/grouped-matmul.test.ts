@@ -1,7 +1,8 @@
 import { expect, test } from 'vitest';
-import { bfloat16Tensor, installAddon } from './backend.ts';
+import { installAddon } from './backend.ts';
 import { compile } from './compile/compile.ts';
 import { compileVjp } from './compile/compile-vjp.ts';
+import { filledTensor } from './filled-tensor.ts';
 import { groupedMatMul } from './grouped-matmul.ts';
 import { prepareTensorflow } from './install/prepare.ts';
 import { type Tensor, tf } from './tf.ts';
@@ -85,7 +86,8 @@ test.each(['float32', 'bfloat16'])('few rows by large %s matrices, as decoding h
     return new Float32Array(word.buffer)[0]!;
   });
   const exact = tf.tensor(values, [GROUPS, out, wide]);
-  const matrices = kept === 'bfloat16' ? bfloat16Tensor(bits, [GROUPS, out, wide]) : exact;
+  const matrices =
+    kept === 'bfloat16' ? filledTensor('bfloat16', [GROUPS, out, wide], (stored) => stored.set(bits)) : exact;
   const f = compile('grouped_few', (i: { x: Tensor; matrices: Tensor; sizes: Tensor }) => ({
     y: groupedMatMul(i.x, i.matrices, i.sizes, { transposed: true, trainable: false }),
   }));

@@ -1,6 +1,5 @@
 export {
   backendInfo,
-  bfloat16Tensor,
   deviceDtype,
   installAddon,
   numDeviceTensors,

@@ -10,7 +10,7 @@ import {
   resolveModel,
 } from '@anneal/hub';
 import { ConsoleOverview } from '@anneal/types/console';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { CliError, usageError } from '../errors.ts';
 import { modelProgress } from '../output/model-progress.ts';
 import { facts, print, table } from '../output/print.ts';
@@ -26,7 +26,12 @@ export function modelCommand(program: Command): Command {
     .copyInheritedSettings(program)
     .description('fetch and look at base models');
   addRemoteOptions(model.command('list').description('models that a running server offers'))
-    .option('--fetched', 'those that are on this machine instead; no server is asked')
+    .addOption(
+      new Option('--fetched', 'those that are on this machine instead; no server is asked').conflicts([
+        'baseUrl',
+        'apiKey',
+      ]),
+    )
     .action(list);
   model
     .command('pull')
@@ -77,23 +82,38 @@ async function list({ fetched, ...options }: RemoteOptions & { fetched?: boolean
 
 async function listFetched({ json }: JsonOption): Promise<void> {
   const models = await Promise.all(
-    (await listFetchedModels()).map(async ({ name, folder }) => {
-      const { parameters, storedBytes } = await inspectModel(folder);
-      return { name, folder, parameters, storedBytes, ...(await memoryOf(folder)) };
-    }),
+    (await listFetchedModels()).map(async ({ name, folder }) => ({
+      name,
+      folder,
+      ...(await sizesOf(folder)),
+    })),
   );
   print(json, { models }, () =>
     table(
       ['model', 'parameters', 'on disk', 'memory in auto', 'folder'],
-      models.map(({ name, parameters, storedBytes, folder, ...memory }) => [
+      models.map(({ name, folder, ...sizes }) => [
         name,
-        parameters.toLocaleString('en'),
-        formatBytes(storedBytes),
-        'memoryBytes' in memory ? formatBytes(memory.memoryBytes.auto) : 'not supported',
+        ...('unreadable' in sizes
+          ? ['', '', 'cannot be read']
+          : [
+              sizes.parameters.toLocaleString('en'),
+              formatBytes(sizes.storedBytes),
+              'memoryBytes' in sizes ? formatBytes(sizes.memoryBytes.auto) : 'not supported',
+            ]),
         folder,
       ]),
     ),
   );
+}
+
+/** What a fetched model takes, or why that cannot be told: it must not hide the others. */
+async function sizesOf(folder: string) {
+  try {
+    const { parameters, storedBytes } = await inspectModel(folder);
+    return { parameters, storedBytes, ...(await memoryOf(folder)) };
+  } catch (error) {
+    return { unreadable: error instanceof Error ? error.message : String(error) };
+  }
 }
 
 type WeightsState = Pick<ConsoleOverview['base_models'][number], 'weight_bytes' | 'state'>;

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { bfloat16Tensor, installAddon } from '../backend.ts';
+import { installAddon } from '../backend.ts';
+import { filledTensor } from '../filled-tensor.ts';
 import { prepareTensorflow } from '../install/prepare.ts';
 import { type Tensor, tf } from '../tf.ts';
 import { compile } from './compile.ts';
@@ -23,7 +24,10 @@ function matrices(seed: number) {
   const values = tf.randomUniform([OUT, IN], -1, 1, 'float32', seed).dataSync() as Float32Array;
   const bits = Uint16Array.from(new Uint32Array(values.buffer), (word) => word >>> 16);
   const rounded = new Float32Array(Uint32Array.from(bits, (word) => word << 16).buffer);
-  return { wide: tf.tensor2d(rounded, [OUT, IN]) as Tensor, narrow: bfloat16Tensor(bits, [OUT, IN]) };
+  return {
+    wide: tf.tensor2d(rounded, [OUT, IN]) as Tensor,
+    narrow: filledTensor('bfloat16', [OUT, IN], (stored) => stored.set(bits)),
+  };
 }
 
 /** x Wᵀ summed in float64. */

@@ -1,6 +1,7 @@
 /** Small computations that show whether the loaded backend does what training needs, and how fast it is. */
-import { backendInfo, bfloat16Tensor, graphBinding } from '../backend.ts';
+import { backendInfo, graphBinding } from '../backend.ts';
 import { compile } from '../compile/compile.ts';
+import { filledTensor } from '../filled-tensor.ts';
 import { type Tensor, type Tensor2D, tf } from '../tf.ts';
 
 export interface Check {
@@ -99,5 +100,5 @@ function randomBfloat16(size: number): Tensor {
   const values = Float32Array.from({ length: size * size }, () => Math.random() - 0.5);
   // bfloat16 is the upper half of a float32.
   const bits = Uint16Array.from(new Uint32Array(values.buffer), (word) => word >>> 16);
-  return bfloat16Tensor(bits, [size, size]);
+  return filledTensor('bfloat16', [size, size], (values) => values.set(bits));
 }
