@@ -32,11 +32,18 @@ const FONT = '11px "Inter Variable", system-ui, sans-serif';
 const dayFormat = new Intl.DateTimeFormat('en', { month: 'short', day: 'numeric' });
 const clockFormat = new Intl.DateTimeFormat('en', { hour: '2-digit', minute: '2-digit', hour12: false });
 
+function formatMinutesAgo(minutes: number): string {
+  if (minutes > -0.02) return 'now';
+  return minutes > -1
+    ? `${Math.round(60 * minutes)} s`
+    : `${formatMetric(Math.round(10 * minutes) / 10)} min`;
+}
+
 /** The label of a place on the horizontal axis. */
 export function formatX(look: ChartLook, value: number): string {
   if (look.x === 'step') return formatCount(value);
   if (look.x === 'minutes') return `${formatMetric(Math.round(value * 10) / 10)} min`;
-  if (look.x === 'ago') return value > -0.02 ? 'now' : `${formatMetric(Math.round(value * 10) / 10)} min`;
+  if (look.x === 'ago') return formatMinutesAgo(value);
   const date = new Date(value * 1000);
   return look.kind === 'bar' ? dayFormat.format(date) : clockFormat.format(date);
 }
