@@ -4,7 +4,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, cpus, tmpdir, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { ensureChromium } from './testing/chromium.mjs';
 import { blocksOf } from './testing/doc-blocks.mjs';
@@ -230,8 +230,10 @@ async function main() {
   const counts = [];
   for (const name of asked.length > 0 ? asked : DEFAULT_SUITES) counts.push(...(await runSuite(name)));
 
-  say('results');
+  // Rounding differs between processors: a failure is easier to understand when it says where it was.
+  say(`results, on ${availableParallelism()} x ${cpus()[0]?.model}, ${Math.round(totalmem() / 2 ** 30)} GiB`);
   for (const count of counts) console.log(`  ${count.name}: ${line(count)}`);
+  for (const failed of counts.flatMap(({ failures = [] }) => failures)) console.log(`failed: ${failed}`);
   const total = counts.reduce(add);
   process.exitCode = total.failed > 0 ? 1 : 0;
   console.log(line(total));

@@ -2,11 +2,16 @@
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 
-/** @typedef {{ name: string, passed: number, failed: number, skipped: number }} Count */
+/** @typedef {{ name: string, passed: number, failed: number, skipped: number, failures?: string[] }} Count `failures`: the failed tests, each with the first lines of its message. */
+
+/** How much of a failed test's message the results repeat. */
+const MESSAGE_LINES = 6;
+const MESSAGE_LENGTH = 600;
 
 function exitCode(command, args, env) {
   return new Promise((resolve) => {
@@ -28,10 +33,21 @@ async function withFolder(work) {
   }
 }
 
-function counted(name, code, { passed = 0, failed = 0, skipped = 0 } = {}) {
+function counted(name, code, { passed = 0, failed = 0, skipped = 0, failures = [] } = {}) {
   const unexplained = code !== 0 && failed === 0;
   const nothingRan = passed + failed === 0;
-  return { name, passed, failed: unexplained || nothingRan ? Math.max(failed, 1) : failed, skipped };
+  return {
+    name,
+    passed,
+    failed: unexplained || nothingRan ? Math.max(failed, 1) : failed,
+    skipped,
+    failures,
+  };
+}
+
+function failure(test, message = '') {
+  const lines = stripVTControlCharacters(message).split('\n').slice(0, MESSAGE_LINES);
+  return [test, ...lines].join('\n    ').slice(0, MESSAGE_LENGTH);
 }
 
 /** One program that passes when it exits with 0, for example a linter. */
@@ -61,10 +77,19 @@ function readVitest(report) {
       passed: result.numPassedTests,
       failed: result.numFailedTests + unloaded.length,
       skipped: result.numPendingTests + result.numTodoTests,
+      failures: result.testResults.flatMap(failuresOfFile),
     };
   } catch {
     return undefined;
   }
+}
+
+function failuresOfFile({ name, status, message, assertionResults }) {
+  const file = relative(ROOT, name);
+  if (status === 'failed' && assertionResults.length === 0) return [failure(file, message)];
+  return assertionResults
+    .filter((test) => test.status === 'failed')
+    .map((test) => failure(`${file} > ${test.fullName}`, test.failureMessages[0]));
 }
 
 /** @param {{ python: string, paths: string[], args?: string[], env: Record<string, string> }} options */
@@ -87,10 +112,16 @@ export function runPytest(name, { python, paths, args = [], env }) {
 
 function readJunit(report) {
   try {
-    const attributes = readFileSync(report, 'utf8').match(/<testsuite [^>]*>/)[0];
+    const xml = readFileSync(report, 'utf8');
+    const attributes = xml.match(/<testsuite [^>]*>/)[0];
     const number = (key) => Number(attributes.match(new RegExp(`\\b${key}="(\\d+)"`))[1]);
     const [failed, skipped] = [number('failures') + number('errors'), number('skipped')];
-    return { passed: number('tests') - failed - skipped, failed, skipped };
+    const failures = [
+      ...xml.matchAll(
+        /<testcase classname="([^"]*)" name="([^"]*)"[^>]*><(?:failure|error) message="([^"]*)"/g,
+      ),
+    ].map(([, file, name, message]) => failure(`${file} > ${name}`, message.replaceAll('&#10;', '\n')));
+    return { passed: number('tests') - failed - skipped, failed, skipped, failures };
   } catch {
     return undefined;
   }
