@@ -29,8 +29,10 @@ def output(command: list[str], text: str) -> str:
     return done.stdout
 
 
-def test_python_snippet():
-    assert "Paris" in output([sys.executable, "-"], snippet("import tinker", "print"))
+def test_python_snippet(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(snippet("import tinker", "print"))
+    assert "Paris" in output([sys.executable, str(Path(__file__).parent / "run_program.py"), str(program)], "")
 
 
 def test_typescript_snippet():

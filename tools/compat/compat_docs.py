@@ -13,6 +13,7 @@ from compat_support import BASE_URL, need_server
 
 ROOT = Path(__file__).parent.parent.parent
 NODE = os.environ.get("ANNEAL_NODE", "node")
+RUN_PROGRAM = Path(__file__).parent / "run_program.py"
 BLOCKS = subprocess.run([NODE, ROOT / "tools" / "testing" / "doc-blocks.mjs"], capture_output=True, text=True, check=True)
 PROGRAMS = json.loads(BLOCKS.stdout)["programs"]
 
@@ -27,7 +28,7 @@ STAND_INS = {
 
 def command_of(language: str, file: Path) -> list[str]:
     if language == "python":
-        return [sys.executable, str(file)]
+        return [sys.executable, str(RUN_PROGRAM), str(file)]
     if language == "sh":
         return ["bash", "-euo", "pipefail", str(file)]
     return [NODE, "--disable-warning=ExperimentalWarning", str(file)]

@@ -15,8 +15,9 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 def example(name: str, *args: str) -> str:
     need_server()
-    program = sys.executable if name.endswith(".py") else os.environ.get("ANNEAL_NODE", "node")
-    command = [program, str(EXAMPLES / name), *args]
+    python = [sys.executable, str(Path(__file__).parent / "run_program.py")]
+    program = python if name.endswith(".py") else [os.environ.get("ANNEAL_NODE", "node")]
+    command = [*program, str(EXAMPLES / name), *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
