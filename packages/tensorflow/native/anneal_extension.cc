@@ -31,6 +31,7 @@
 #define NAPI_MODULE(modname, regfunc)
 #include "tfjs_binding.cc"
 
+#include "cached_attention_op.h"
 #include "skinny_matmul_op.h"
 #include "tf_auto_status.h"
 #include "tensorflow/c/tf_tensor.h"
@@ -496,7 +497,7 @@ void TuneProcess() {
 #endif
 }
 
-// TensorFlow keeps pointers to our op for as long as the process lives, and Node.js unloads an addon with the last thread
+// TensorFlow keeps pointers to our ops for as long as the process lives, and Node.js unloads an addon with the last thread
 // that uses it: this library stays.
 void StayLoaded() {
   Dl_info self;
@@ -509,6 +510,7 @@ napi_value InitExtension(napi_env env, napi_value exports) {
     StayLoaded();
     TuneProcess();
     anneal::RegisterSkinnyMatmul();
+    anneal::RegisterCachedAttention();
   });
   exports = InitTFNodeJSBinding(env, exports);
   if (!exports) return nullptr;

@@ -3,33 +3,8 @@
 #include <cstdio>
 #include <string>
 
+#include "kernel_api.h"
 #include "skinny_matmul.h"
-#include "tensorflow/c/ops.h"
-#include "tensorflow/c/tf_status.h"
-#include "tensorflow/c/tf_tensor.h"
-
-// From tensorflow/c/kernels.h, which includes a header that TensorFlow's package leaves out.
-extern "C" {
-struct TF_KernelBuilder;
-struct TF_OpKernelConstruction;
-struct TF_OpKernelContext;
-TF_KernelBuilder *TF_NewKernelBuilder(const char *op, const char *device, void *(*create)(TF_OpKernelConstruction *),
-                                      void (*compute)(void *, TF_OpKernelContext *), void (*destroy)(void *));
-void TF_RegisterKernelBuilder(const char *name, TF_KernelBuilder *builder, TF_Status *status);
-void TF_GetInput(TF_OpKernelContext *context, int index, TF_Tensor **tensor, TF_Status *status);
-TF_Tensor *TF_AllocateOutput(TF_OpKernelContext *context, int index, TF_DataType dtype, const int64_t *dims, int rank,
-                             size_t bytes, TF_Status *status);
-void TF_OpKernelContext_Failure(TF_OpKernelContext *context, TF_Status *status);
-}
-
-// Exported by TensorFlow's library, but in none of the headers that come with it.
-namespace xla {
-class CustomCallTargetRegistry {
- public:
-  static CustomCallTargetRegistry *Global();
-  void Register(const std::string &symbol, void *address, const std::string &platform);
-};
-}  // namespace xla
 
 namespace anneal {
 namespace {
@@ -48,24 +23,6 @@ void InferShape(TF_ShapeInferenceContext *context, TF_Status *status) {
   if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSetOutput(context, 0, y, status);
   for (TF_ShapeHandle *handle : {x, w, rows, columns, y}) TF_DeleteShapeHandle(handle);
 }
-
-class Input {
- public:
-  Input(TF_OpKernelContext *context, int index, TF_Status *status) { TF_GetInput(context, index, &tensor_, status); }
-  ~Input() {
-    if (tensor_) TF_DeleteTensor(tensor_);
-  }
-  // Counted from the end: 1 is the last.
-  int64_t Dim(int back) const { return TF_Dim(tensor_, TF_NumDims(tensor_) - back); }
-  TF_Tensor *tensor() const { return tensor_; }
-  template <typename T>
-  const T *data() const {
-    return static_cast<const T *>(TF_TensorData(tensor_));
-  }
-
- private:
-  TF_Tensor *tensor_ = nullptr;
-};
 
 void Compute(TF_OpKernelContext *context, TF_Status *status) {
   const Input x(context, 0, status);
@@ -109,10 +66,6 @@ void XlaCall(void *y, const void **inputs, const char *config, size_t length, vo
                static_cast<float *>(y), m, k, n);
 }
 
-void Check(const TF_Status *status) {
-  if (TF_GetCode(status) != TF_OK) fprintf(stderr, "%s: %s\n", kName, TF_Message(status));
-}
-
 }  // namespace
 
 void RegisterSkinnyMatmul() {
@@ -124,10 +77,10 @@ void RegisterSkinnyMatmul() {
   TF_OpDefinitionBuilderAddAttr(op, "T: {float, bfloat16, int8}");
   TF_OpDefinitionBuilderSetShapeInferenceFunction(op, InferShape);
   TF_RegisterOpDefinition(op, status);
-  Check(status);
+  Check(kName, status);
   TF_KernelBuilder *kernel = TF_NewKernelBuilder(kName, "CPU", nullptr, ComputeOrFail, nullptr);
   TF_RegisterKernelBuilder(kName, kernel, status);
-  Check(status);
+  Check(kName, status);
   TF_DeleteStatus(status);
   xla::CustomCallTargetRegistry::Global()->Register(kName, reinterpret_cast<void *>(XlaCall), "Host");
 }

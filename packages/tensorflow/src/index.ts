@@ -9,6 +9,7 @@ export {
   upload,
 } from './backend.ts';
 export { multipliesBfloat16 } from './bfloat16.ts';
+export { type CachedAttentionInputs, cachedAttention } from './cached-attention.ts';
 export { type CompileOptions, compile } from './compile/compile.ts';
 export { type CompiledVjp, compileVjp, type ResidualPolicy, type VjpOptions } from './compile/compile-vjp.ts';
 export type { MatmulPrecision } from './compile/trace.ts';

@@ -1,8 +1,7 @@
 /** Attention to what a cache holds, and the layouts in which it holds it. */
-import { type Tensor, tf } from '@anneal/tensorflow';
+import { type CachedAttentionInputs, cachedAttention, type Tensor, tf } from '@anneal/tensorflow';
 import { MASKED, softmaxWithSinks } from '../layers/attention.ts';
 import type { KeysAndValues } from './cached-rows.ts';
-import { RECENT } from './kv-cache.ts';
 
 /** [rows, kvHeads, width, dim] → [kvHeads, rows · width, dim], as the cache gathers from it. */
 export function headMajorRows(x: Tensor): Tensor {
@@ -56,27 +55,28 @@ export function attendCached(
   const kvHeads = past.k.shape[0] as number;
   // The cache has heads first, so heads play the batch here and the slots' query groups the heads.
   const grouped = tf.transpose(tf.reshape(q, [slots, kvHeads, heads / kvHeads, dim]), [1, 0, 2, 3]);
-  const scores = tf.concat(
-    [
-      tf.add(scoresOf(grouped, past.k, scale), masks.past),
-      tf.add(scoresOf(grouped, recent.k, scale), masks.recent),
-    ],
-    -1,
-  );
-  const capacity = past.k.shape[2] as number;
-  const probabilities = sinks
-    ? softmaxWithSinks(scores, tf.reshape(sinks, [kvHeads, 1, heads / kvHeads, 1]), capacity + RECENT)
-    : tf.softmax(scores);
-  const [onPast, onRecent] = tf.split(probabilities, [capacity, RECENT], -1) as [Tensor, Tensor];
-  const mixed = tf.add(
-    tf.matMul(onPast as never, past.v as never),
-    tf.matMul(onRecent as never, recent.v as never),
-  );
+  const inputs = { q: tf.mul(grouped, scale) as Tensor, past, recent, masks, sinks };
+  const mixed = cachedAttention(inputs) ?? composedAttention(inputs);
   const valueDim = past.v.shape[3] as number;
   return tf.reshape(tf.transpose(mixed, [1, 0, 2, 3]), [slots, heads, 1, valueDim]);
 }
 
+/** As `cachedAttention`, of ops that every backend has. */
+export function composedAttention({ q, past, recent, masks, sinks }: CachedAttentionInputs): Tensor {
+  const [kvHeads, , group] = q.shape as [number, number, number];
+  const scores = tf.concat(
+    [tf.add(scoresOf(q, past.k), masks.past), tf.add(scoresOf(q, recent.k), masks.recent)],
+    -1,
+  );
+  const [capacity, window] = [past.k.shape[2] as number, recent.k.shape[2] as number];
+  const probabilities = sinks
+    ? softmaxWithSinks(scores, tf.reshape(sinks, [kvHeads, 1, group, 1]), capacity + window)
+    : tf.softmax(scores);
+  const [onPast, onRecent] = tf.split(probabilities, [capacity, window], -1) as [Tensor, Tensor];
+  return tf.add(tf.matMul(onPast as never, past.v as never), tf.matMul(onRecent as never, recent.v as never));
+}
+
 /** [kvHeads, slots, group, dim] × [kvHeads, slots, keys, dim] → [kvHeads, slots, group, keys] */
-function scoresOf(q: Tensor, k: Tensor, scale: number): Tensor {
-  return tf.matMul(tf.mul(q, scale) as never, k as never, false, true);
+function scoresOf(q: Tensor, k: Tensor): Tensor {
+  return tf.matMul(q as never, k as never, false, true);
 }

@@ -3,20 +3,17 @@
  * goes into reading the matrix, so it is read once, in the type in which it is kept.
  */
 import { DataType, type NativeBinding, type OpAttr } from '../binding.ts';
+import { type RecordedOp, xlaCall } from './xla-call.ts';
 
 const OP = 'AnnealSkinnyMatmul';
 /** More rows are better served by TensorFlow's general product. */
 const MAX_ROWS = 64;
 const MAX_ROWS_PER_GROUP = 16;
-/** Smaller matrices stay in the caches, and inside what XLA fuses. */
-const MIN_ELEMENTS = 32_768;
+/** Smaller matrices stay in the caches: XLA multiplies one row by them well, and more rows by a general product that takes long to begin. */
+const MIN_ELEMENTS = 4096;
+const MIN_ELEMENTS_FOR_ONE_ROW = 32_768;
 /** In the order of the native WeightType. */
 const STORED_TYPES: number[] = [DataType.float32, DataType.bfloat16, DataType.int8];
-
-export interface SkinnyProduct {
-  op: string;
-  attrs: OpAttr[];
-}
 
 interface Factor {
   shape: number[];
@@ -32,7 +29,8 @@ export function isSkinny(op: string, attrs: OpAttr[], factors: Factor[]): boolea
     return false;
   const [rows, k] = x.shape.slice(-2) as [number, number];
   const batches = [...x.shape.slice(0, -2), ...w.shape.slice(0, -2)];
-  return batches.every((size) => size === 1) && rows <= MAX_ROWS && k * w.shape.at(-2)! >= MIN_ELEMENTS;
+  const elements = rows === 1 ? MIN_ELEMENTS_FOR_ONE_ROW : MIN_ELEMENTS;
+  return batches.every((size) => size === 1) && rows <= MAX_ROWS && k * w.shape.at(-2)! >= elements;
 }
 
 /**
@@ -53,20 +51,10 @@ export function isSkinnyGroup(
 }
 
 /** The op to record instead, of TensorFlow's executor or of XLA. */
-export function skinnyProduct(binding: NativeBinding, x: Factor, w: Factor, xla: boolean): SkinnyProduct {
-  const { TF_ATTR_TYPE, TF_ATTR_STRING, TF_ATTR_BOOL, TF_ATTR_SHAPE } = binding;
-  if (!xla) return { op: OP, attrs: [{ name: 'T', type: TF_ATTR_TYPE, value: w.dtype }] };
+export function skinnyProduct(binding: NativeBinding, x: Factor, w: Factor, xla: boolean): RecordedOp {
+  if (!xla) return { op: OP, attrs: [{ name: 'T', type: binding.TF_ATTR_TYPE, value: w.dtype }] };
   const [rows, k] = x.shape.slice(-2) as [number, number];
   const columns = w.shape.at(-2)!;
   const type = STORED_TYPES.indexOf(w.dtype);
-  return {
-    op: 'XlaCustomCallV2',
-    attrs: [
-      { name: 'call_target_name', type: TF_ATTR_STRING, value: OP },
-      { name: 'backend_config', type: TF_ATTR_STRING, value: `${type} ${rows} ${k} ${columns}` },
-      { name: 'has_side_effect', type: TF_ATTR_BOOL, value: false },
-      { name: 'result_dtypes', type: TF_ATTR_TYPE, value: [DataType.float32] },
-      { name: 'result_shapes', type: TF_ATTR_SHAPE, value: [[...x.shape.slice(0, -1), columns]] },
-    ],
-  };
+  return xlaCall(binding, OP, `${type} ${rows} ${k} ${columns}`, [...x.shape.slice(0, -1), columns]);
 }

@@ -12,6 +12,7 @@ import {
   type OpAttr,
   type TensorMeta,
 } from '../binding.ts';
+import { CACHED_ATTENTION, xlaCachedAttention } from '../cached-attention.ts';
 import { SCALE_BYTES } from '../int8.ts';
 import type { Tensor } from '../tf.ts';
 import { dequantise, keepsRows, MOVES_ROWS } from './packed-int8.ts';
@@ -47,6 +48,7 @@ const LIST_INPUT: Record<string, string> = {
   ConcatV2: 'N',
   Pack: 'N',
   AddN: 'N',
+  [CACHED_ATTENTION]: 'N',
   Einsum: 'N',
   IdentityN: 'T',
   XlaCustomCallV2: 'operand_dtypes',
@@ -137,6 +139,8 @@ export class Trace implements OpSink {
       return this.#bf16Move(op, attrs, inputs, numOutputs).map((ref) => this.#meta(ref));
     if (this.#skinny && this.#isSkinny(op, attrs, inputs))
       return [this.#meta(refOf(this.#skinnyMatmul(inputs, this.#skinny.xla), 0))];
+    if (op === CACHED_ATTENTION && this.#skinny?.xla)
+      return [this.#meta(refOf(this.#cachedAttentionOfXla(inputs), 0))];
     const node = inBf16 ? this.#bf16Matmul(op, attrs, inputs) : this.#add(op, attrs, inputs);
     return Array.from({ length: numOutputs }, (_, output) => this.#meta(refOf(node, output)));
   }
@@ -155,6 +159,14 @@ export class Trace implements OpSink {
     const kept = this.#packed.get(w!) ?? (this.#widened.has(w!) ? this.#narrow(w!) : w!);
     const { op, attrs } = skinnyProduct(this.#binding, this.#output(x!), this.#output(kept), xla);
     return this.#add(op, attrs, [x!, kept]);
+  }
+
+  #cachedAttentionOfXla(inputs: Ref[]): number {
+    const { op, attrs } = xlaCachedAttention(
+      this.#binding,
+      inputs.map((ref) => this.#shape(ref)),
+    );
+    return this.#add(op, attrs, inputs);
   }
 
   #unpacked(packed: Ref, shape: number[]): Ref {

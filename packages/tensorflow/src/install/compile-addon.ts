@@ -8,7 +8,14 @@ import { lastLines, runCommand } from './run-command.ts';
 /** Node-API 8 is in every Node.js that we support, so an addon outlives Node.js upgrades. */
 export const COMPILER_FLAGS = ['-O2', '-std=c++17', '-fPIC', '-shared', '-pthread', '-DNAPI_VERSION=8'];
 
-const OWN_SOURCES = ['anneal_extension.cc', 'skinny_matmul.cc', 'skinny_matmul_op.cc'];
+const OWN_SOURCES = [
+  'anneal_extension.cc',
+  'cached_attention.cc',
+  'cached_attention_op.cc',
+  'helpers.cc',
+  'skinny_matmul.cc',
+  'skinny_matmul_op.cc',
+];
 
 /** The C++ compiler: `$CXX`, else the usual names. */
 export async function findCompiler(env: NodeJS.ProcessEnv): Promise<string> {

@@ -1,0 +1,108 @@
+// Included by machines.h once for each width of vectors, and so without a guard: a template cannot choose the instructions that
+// its functions are compiled for. ANNEAL_MACHINE names what is made, of ANNEAL_MACHINE##Vectors, for the instructions ANNEAL_TARGET.
+
+#define ANNEAL_JOIN_TOKENS(a, b) a##b
+#define ANNEAL_JOIN(a, b) ANNEAL_JOIN_TOKENS(a, b)
+
+struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
+  template <typename T>
+  ANNEAL_TARGET static void WidenRow(const T *from, float *to, int64_t k, int64_t ahead) {
+    const float scale = ScaleOf(from, k);
+    const Vector scales = All(scale);
+    int64_t i = 0;
+    for (; i + kLanes <= k; i += kLanes) {
+      Prefetch(from + i + ahead);
+      const Vector wide = Load(from + i);
+      Store(to + i, sizeof(T) == 1 ? Times(wide, scales) : wide);
+    }
+    for (; i < k; i++) to[i] = Widen(from[i]) * scale;
+  }
+
+  template <int kR, int kC, typename T>
+  ANNEAL_TARGET static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t ahead) {
+    Vector sums[kR][kC];
+    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = Zero();
+    int64_t i = 0;
+    for (; i + kLanes <= k; i += kLanes) {
+      Vector weights[kC];
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
+        if (ahead > 0) Prefetch(w[c] + i + ahead);
+        weights[c] = Load(w[c] + i);
+      }
+      ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
+        const Vector values = Load(x + r * k + i);
+        ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = TimesPlus(values, weights[c], sums[r][c]);
+      }
+    }
+    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
+        float sum = Sum(sums[r][c]);
+        for (int64_t rest = i; rest < k; rest++) sum += x[r * k + rest] * Widen(w[c][rest]);
+        y[r * n + c] = sum;
+      }
+  }
+
+  // As Cephes' expf: 2^n · exp(r) with |r| <= ln 2 / 2, to about one unit in the last place. What is below -87 counts as -87: exp of it is
+  // the least that float32 keeps whole.
+  ANNEAL_TARGET static Vector Exp(Vector x) {
+    x = Most(x, All(-87.0f));
+    const Vector n = Round(Times(x, All(1.44269504088896341f)));
+    const Vector r = TimesPlus(n, All(2.12194440e-4f), TimesPlus(n, All(-0.693359375f), x));
+    Vector sum = All(1.9875691500e-4f);
+    for (const float term : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+      sum = TimesPlus(sum, r, All(term));
+    return Scale(TimesPlus(Times(sum, r), r, TimesPlus(r, All(1), All(1))), n);
+  }
+
+  ANNEAL_TARGET static float ExpSum(float *x, int64_t n, float most) {
+    const Vector shift = All(-most), one = All(1);
+    Vector sums = Zero();
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+      const Vector made = Exp(TimesPlus(Load(x + i), one, shift));
+      Store(x + i, made);
+      sums = TimesPlus(made, one, sums);
+    }
+    float sum = Sum(sums), rest[kLanes] = {};
+    if (i == n) return sum;
+    memcpy(rest, x + i, (n - i) * sizeof(float));
+    Store(rest, Exp(TimesPlus(Load(rest), one, shift)));
+    for (int64_t at = i; at < n; at++) sum += x[at] = rest[at - i];
+    return sum;
+  }
+
+  template <int kR>
+  ANNEAL_TARGET static void Mix(const float *p, const float *const *v, float *y, int64_t n, int64_t dim) {
+    int64_t from = 0;
+    for (; from + kMixed * kLanes <= dim; from += kMixed * kLanes) MixColumns<kR, kMixed>(p, v, y, n, dim, from);
+    for (; from + kLanes <= dim; from += kLanes) MixColumns<kR, 1>(p, v, y, n, dim, from);
+    for (; from < dim; from++)
+      for (int r = 0; r < kR; r++) {
+        float sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += p[r * n + i] * v[i][from];
+        y[r * dim + from] = sum;
+      }
+  }
+
+ private:
+  template <int kR, int kC>
+  ANNEAL_TARGET static void MixColumns(const float *p, const float *const *v, float *y, int64_t n, int64_t dim, int64_t from) {
+    Vector sums[kR][kC];
+    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = Zero();
+    for (int64_t i = 0; i < n; i++) {
+      Vector values[kC];
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) values[c] = Load(v[i] + from + c * kLanes);
+      ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
+        const Vector share = All(p[r * n + i]);
+        ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = TimesPlus(share, values[c], sums[r][c]);
+      }
+    }
+    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) Store(y + r * dim + from + c * kLanes, sums[r][c]);
+  }
+};
+
+#undef ANNEAL_JOIN
+#undef ANNEAL_JOIN_TOKENS

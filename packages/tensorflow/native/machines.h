@@ -1,0 +1,199 @@
+// What the processors that we know do with a few rows at a time, and which of them this one is. Included by the files that compute, each
+// of which compiles what it needs.
+
+#ifndef ANNEAL_MACHINES_H_
+#define ANNEAL_MACHINES_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace anneal {
+namespace {
+
+float Widen(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  memcpy(&value, &wide, sizeof(value));
+  return value;
+}
+
+float Widen(float value) { return value; }
+float Widen(int8_t value) { return value; }
+
+// The scale that follows a row of k values in 8 bits.
+float ScaleOf(const int8_t *row, int64_t k) {
+  float scale;
+  memcpy(&scale, row + k, sizeof(scale));
+  return scale;
+}
+float ScaleOf(const uint16_t *, int64_t) { return 1; }
+
+// What a machine brings:
+// Block: the sums of kR rows of x by kC rows of W, which fill its registers at kRows and kColumns.
+// WidenRow: for rows of W that are read more than once. Both ask for the memory `ahead` elements further on, which comes next.
+// ExpSum: exp(x - most) in place of n values x, and their sum.
+// Mix: y[r] = Σ p[r * n + i] · v[i] over n rows v[i] of `dim` values, for kR rows of p and y.
+
+struct Generic {
+  static constexpr int kRows = 4, kColumns = 3, kLanes = 8;
+
+  template <typename T>
+  static void WidenRow(const T *from, float *to, int64_t k, int64_t) {
+    if constexpr (sizeof(T) == 2) {
+      for (int64_t i = 0; i < k; i++) to[i] = Widen(from[i]);
+    } else {
+      const float scale = ScaleOf(from, k);
+      for (int64_t i = 0; i < k; i++) to[i] = from[i] * scale;
+    }
+  }
+
+  template <int kR, int kC, typename T>
+  static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t) {
+    for (int r = 0; r < kR; r++)
+      for (int c = 0; c < kC; c++) y[r * n + c] = Dot(x + r * k, w[c], k);
+  }
+
+  static float ExpSum(float *x, int64_t n, float most) {
+    float sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i] = std::exp(x[i] - most);
+    return sum;
+  }
+
+  template <int kR>
+  static void Mix(const float *p, const float *const *v, float *y, int64_t n, int64_t dim) {
+    for (int r = 0; r < kR; r++) {
+      for (int64_t j = 0; j < dim; j++) y[r * dim + j] = 0;
+      for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < dim; j++) y[r * dim + j] += p[r * n + i] * v[i][j];
+    }
+  }
+
+ private:
+  // Sums of kLanes interleaved parts, then of what is left, in the order of the AVX2 build.
+  template <typename T>
+  static float Dot(const float *a, const T *b, int64_t k) {
+    float parts[kLanes] = {};
+    int64_t i = 0;
+    for (; i + kLanes <= k; i += kLanes)
+      for (int lane = 0; lane < kLanes; lane++) parts[lane] += a[i + lane] * Widen(b[i + lane]);
+    float sum = ((parts[0] + parts[4]) + (parts[2] + parts[6])) + ((parts[1] + parts[5]) + (parts[3] + parts[7]));
+    for (; i < k; i++) sum += a[i] * Widen(b[i]);
+    return sum;
+  }
+};
+
+#if defined(__x86_64__)
+// Sums must stay in registers, which takes loops without counters.
+#define ANNEAL_UNROLL _Pragma("GCC unroll 8")
+
+template <typename T>
+inline void Prefetch(const T *next) {
+  _mm_prefetch(reinterpret_cast<const char *>(next), _MM_HINT_T0);
+}
+
+// The machines with vectors differ in these; what they do with them is in machine_vectors.h.
+#define ANNEAL_TARGET __attribute__((target("avx2,fma")))
+struct Avx2Vectors {
+  using Vector = __m256;
+  static constexpr int kRows = 4, kColumns = 3, kLanes = 8, kMixed = 2;
+
+  ANNEAL_TARGET static Vector Zero() { return _mm256_setzero_ps(); }
+  ANNEAL_TARGET static Vector All(float value) { return _mm256_set1_ps(value); }
+  ANNEAL_TARGET static Vector Times(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+  ANNEAL_TARGET static Vector TimesPlus(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+  ANNEAL_TARGET static Vector Most(Vector a, Vector b) { return _mm256_max_ps(a, b); }
+  ANNEAL_TARGET static Vector Round(Vector v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  // v · 2^n of whole n.
+  ANNEAL_TARGET static Vector Scale(Vector v, Vector n) {
+    const __m256i bits = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(v, _mm256_castsi256_ps(bits));
+  }
+  ANNEAL_TARGET static void Store(float *to, Vector v) { _mm256_storeu_ps(to, v); }
+  ANNEAL_TARGET static Vector Load(const float *from) { return _mm256_loadu_ps(from); }
+  ANNEAL_TARGET static Vector Load(const uint16_t *from) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  }
+  ANNEAL_TARGET static Vector Load(const int8_t *from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
+  }
+  ANNEAL_TARGET static float Sum(Vector v) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
+  }
+};
+#define ANNEAL_MACHINE Avx2
+#include "machine_vectors.h"
+#undef ANNEAL_MACHINE
+#undef ANNEAL_TARGET
+
+#define ANNEAL_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
+struct Avx512Vectors {
+  using Vector = __m512;
+  static constexpr int kRows = 4, kColumns = 6, kLanes = 16, kMixed = 4;
+
+  ANNEAL_TARGET static Vector Zero() { return _mm512_setzero_ps(); }
+  ANNEAL_TARGET static Vector All(float value) { return _mm512_set1_ps(value); }
+  ANNEAL_TARGET static Vector Times(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+  ANNEAL_TARGET static Vector TimesPlus(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+  ANNEAL_TARGET static Vector Most(Vector a, Vector b) { return _mm512_max_ps(a, b); }
+  ANNEAL_TARGET static Vector Round(Vector v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT); }
+  ANNEAL_TARGET static Vector Scale(Vector v, Vector n) { return _mm512_scalef_ps(v, n); }
+  ANNEAL_TARGET static void Store(float *to, Vector v) { _mm512_storeu_ps(to, v); }
+  ANNEAL_TARGET static Vector Load(const float *from) { return _mm512_loadu_ps(from); }
+  ANNEAL_TARGET static Vector Load(const uint16_t *from) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+  ANNEAL_TARGET static Vector Load(const int8_t *from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
+  }
+  ANNEAL_TARGET static float Sum(Vector v) { return _mm512_reduce_add_ps(v); }
+};
+#define ANNEAL_MACHINE Avx512
+#include "machine_vectors.h"
+#undef ANNEAL_MACHINE
+#undef ANNEAL_TARGET
+#endif
+
+// kC rows of W against all rows of x.
+template <typename Machine, int kC, typename T>
+void Columns(const float *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n, int64_t ahead) {
+  constexpr int kR = Machine::kRows;
+  int64_t r = 0;
+  for (; r + kR <= m; r += kR) Machine::template Block<kR, kC>(x + r * k, w, y + r * n, k, n, ahead);
+  for (; r + 2 <= m; r += 2) Machine::template Block<2, kC>(x + r * k, w, y + r * n, k, n, ahead);
+  if (r < m) Machine::template Block<1, kC>(x + r * k, w, y + r * n, k, n, ahead);
+}
+
+// `count` rows of W, at most kC.
+template <typename Machine, int kC, typename T>
+void CountedColumns(int count, const float *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n,
+                    int64_t ahead) {
+  if (count == kC) return Columns<Machine, kC>(x, w, y, m, k, n, ahead);
+  if constexpr (kC > 1) CountedColumns<Machine, kC - 1>(count, x, w, y, m, k, n, ahead);
+}
+
+enum class Machine { kGeneric, kAvx2, kAvx512 };
+
+Machine ThisMachine() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq"))
+    return Machine::kAvx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Machine::kAvx2;
+#endif
+  return Machine::kGeneric;
+}
+
+}  // namespace
+}  // namespace anneal
+
+#endif  // ANNEAL_MACHINES_H_
