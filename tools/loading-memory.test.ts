@@ -11,10 +11,10 @@ const PROGRAM = path.join(ROOT, 'packages/engine/src/testing/loading-peak.ts');
 const folder = mkdtempSync(path.join(tmpdir(), 'anneal-loading-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** A quarter of a billion parameters; the file has no blocks on the disk, and so reads as zeros. */
+/** A third of a billion parameters, so that what Node.js itself takes weighs little; the file has no blocks on the disk, and so reads as zeros. */
 function writeZeros(): void {
   const fixture = path.join(ROOT, 'packages/engine/fixtures/arch/llama3/model/config.json');
-  const size = { vocab_size: 100_000, hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 8 };
+  const size = { vocab_size: 100_000, hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 18 };
   const config = { ...JSON.parse(readFileSync(fixture, 'utf8')), ...size, tie_word_embeddings: true };
   writeFileSync(path.join(folder, 'config.json'), JSON.stringify(config));
   let end = 0;
@@ -40,7 +40,7 @@ describe.skipIf(process.platform !== 'linux')('peak memory while loading', () =>
     });
     expect(stdout, stderr).toMatch(/^{.*}\n$/);
     const { peak, weights } = JSON.parse(stdout);
-    expect(weights).toBeGreaterThan(200e6);
+    expect(weights).toBeGreaterThan(300e6);
     expect(peak / weights).toBeGreaterThan(0.9);
     expect(peak / weights).toBeLessThan(1.1);
   });
