@@ -13,18 +13,8 @@ namespace {
 constexpr char kName[] = "AnnealCachedAttention";
 constexpr int kWithoutSinks = 7, kWithSinks = 8;
 
-// [heads, slots, group, key_dim] and values [..., value_dim] -> [heads, slots, group, value_dim]
-void InferShape(TF_ShapeInferenceContext *context, TF_Status *status) {
-  TF_ShapeHandle *q = TF_NewShapeHandle(), *values = TF_NewShapeHandle();
-  TF_ShapeHandle *rows = TF_NewShapeHandle(), *width = TF_NewShapeHandle(), *y = TF_NewShapeHandle();
-  TF_ShapeInferenceContextGetInput(context, 0, q, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextGetInput(context, 2, values, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSubshape(context, q, 0, -1, rows, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSubshape(context, values, -1, 4, width, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextConcatenateShapes(context, rows, width, y, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSetOutput(context, 0, y, status);
-  for (TF_ShapeHandle *handle : {q, values, rows, width, y}) TF_DeleteShapeHandle(handle);
-}
+// [heads, slots, group, key_dim] and values [heads, slots, capacity, value_dim] -> [heads, slots, group, value_dim]
+void InferShape(TF_ShapeInferenceContext *context, TF_Status *status) { InferLastDimension(context, 2, -1, 4, status); }
 
 AttentionInputs InputsOf(const float *const *in, bool has_sinks) {
   return {in[0], in[1], in[2], in[3], in[4], in[5], in[6], has_sinks ? in[7] : nullptr};
@@ -69,13 +59,6 @@ void Compute(TF_OpKernelContext *context, TF_Status *status) {
   TF_DeleteTensor(y);
 }
 
-void ComputeOrFail(void *, TF_OpKernelContext *context) {
-  TF_Status *status = TF_NewStatus();
-  Compute(context, status);
-  if (TF_GetCode(status) != TF_OK) TF_OpKernelContext_Failure(context, status);
-  TF_DeleteStatus(status);
-}
-
 // What XLA calls: `config` holds the numbers of AttentionShape and whether there are sinks, since buffers come without their shapes.
 void XlaCall(void *y, const void **inputs, const char *config, size_t length, void *) {
   long long n[7];
@@ -91,19 +74,12 @@ void XlaCall(void *y, const void **inputs, const char *config, size_t length, vo
 }  // namespace
 
 void RegisterCachedAttention() {
-  TF_Status *status = TF_NewStatus();
   TF_OpDefinitionBuilder *op = TF_NewOpDefinitionBuilder(kName);
   TF_OpDefinitionBuilderAddInput(op, "inputs: N * float");
   TF_OpDefinitionBuilderAddOutput(op, "y: float");
   TF_OpDefinitionBuilderAddAttr(op, "N: int >= 7");
   TF_OpDefinitionBuilderSetShapeInferenceFunction(op, InferShape);
-  TF_RegisterOpDefinition(op, status);
-  Check(kName, status);
-  TF_KernelBuilder *kernel = TF_NewKernelBuilder(kName, "CPU", nullptr, ComputeOrFail, nullptr);
-  TF_RegisterKernelBuilder(kName, kernel, status);
-  Check(kName, status);
-  TF_DeleteStatus(status);
-  xla::CustomCallTargetRegistry::Global()->Register(kName, reinterpret_cast<void *>(XlaCall), "Host");
+  RegisterOp(kName, op, ComputeOrFail<Compute>, XlaCall);
 }
 
 }  // namespace anneal

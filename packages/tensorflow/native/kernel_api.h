@@ -56,9 +56,41 @@ class Input {
   TF_Tensor *tensor_ = nullptr;
 };
 
-// Says what TensorFlow refused while an op was made known.
-inline void Check(const char *name, const TF_Status *status) {
-  if (TF_GetCode(status) != TF_OK) fprintf(stderr, "%s: %s\n", name, TF_Message(status));
+// The output's shape: that of the first input, whose last dimension gives way to dimensions `begin` to `end` of input `other`.
+inline void InferLastDimension(TF_ShapeInferenceContext *context, int other, int64_t begin, int64_t end, TF_Status *status) {
+  TF_ShapeHandle *x = TF_NewShapeHandle(), *w = TF_NewShapeHandle();
+  TF_ShapeHandle *rows = TF_NewShapeHandle(), *columns = TF_NewShapeHandle(), *y = TF_NewShapeHandle();
+  TF_ShapeInferenceContextGetInput(context, 0, x, status);
+  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextGetInput(context, other, w, status);
+  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSubshape(context, x, 0, -1, rows, status);
+  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSubshape(context, w, begin, end, columns, status);
+  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextConcatenateShapes(context, rows, columns, y, status);
+  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSetOutput(context, 0, y, status);
+  for (TF_ShapeHandle *handle : {x, w, rows, columns, y}) TF_DeleteShapeHandle(handle);
+}
+
+// Of a function that sets a status, one that tells TensorFlow of it.
+template <void (*kCompute)(TF_OpKernelContext *, TF_Status *)>
+void ComputeOrFail(void *, TF_OpKernelContext *context) {
+  TF_Status *status = TF_NewStatus();
+  kCompute(context, status);
+  if (TF_GetCode(status) != TF_OK) TF_OpKernelContext_Failure(context, status);
+  TF_DeleteStatus(status);
+}
+
+// Makes an op known to TensorFlow, with its kernel for the CPU, and to XLA under the same name. `op` is complete, and used up.
+inline void RegisterOp(const char *name, TF_OpDefinitionBuilder *op, void (*compute)(void *, TF_OpKernelContext *),
+                       void (*xla_call)(void *y, const void **inputs, const char *config, size_t length, void *)) {
+  TF_Status *status = TF_NewStatus();
+  const auto check = [&] {
+    if (TF_GetCode(status) != TF_OK) fprintf(stderr, "%s: %s\n", name, TF_Message(status));
+  };
+  TF_RegisterOpDefinition(op, status);
+  check();
+  TF_RegisterKernelBuilder(name, TF_NewKernelBuilder(name, "CPU", nullptr, compute, nullptr), status);
+  check();
+  TF_DeleteStatus(status);
+  xla::CustomCallTargetRegistry::Global()->Register(name, reinterpret_cast<void *>(xla_call), "Host");
 }
 
 }  // namespace anneal

@@ -44,9 +44,9 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
   }
 
   // As Cephes' expf: 2^n · exp(r) with |r| <= ln 2 / 2, to about one unit in the last place. What is below -87 counts as -87: exp of it is
-  // the least that float32 keeps whole.
+  // the least that float32 keeps whole. What is not a number stays so.
   ANNEAL_TARGET static Vector Exp(Vector x) {
-    x = Most(x, All(-87.0f));
+    x = Most(All(-87.0f), x);
     const Vector n = Round(Times(x, All(1.44269504088896341f)));
     const Vector r = TimesPlus(n, All(2.12194440e-4f), TimesPlus(n, All(-0.693359375f), x));
     Vector sum = All(1.9875691500e-4f);

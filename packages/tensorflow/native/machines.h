@@ -107,6 +107,7 @@ struct Avx2Vectors {
   ANNEAL_TARGET static Vector All(float value) { return _mm256_set1_ps(value); }
   ANNEAL_TARGET static Vector Times(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
   ANNEAL_TARGET static Vector TimesPlus(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+  // The larger; b where either is not a number.
   ANNEAL_TARGET static Vector Most(Vector a, Vector b) { return _mm256_max_ps(a, b); }
   ANNEAL_TARGET static Vector Round(Vector v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   // v · 2^n of whole n.

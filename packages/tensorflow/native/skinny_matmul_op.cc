@@ -12,17 +12,7 @@ namespace {
 constexpr char kName[] = "AnnealSkinnyMatmul";
 
 // [..., k], [..., n, k] -> [..., n]
-void InferShape(TF_ShapeInferenceContext *context, TF_Status *status) {
-  TF_ShapeHandle *x = TF_NewShapeHandle(), *w = TF_NewShapeHandle();
-  TF_ShapeHandle *rows = TF_NewShapeHandle(), *columns = TF_NewShapeHandle(), *y = TF_NewShapeHandle();
-  TF_ShapeInferenceContextGetInput(context, 0, x, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextGetInput(context, 1, w, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSubshape(context, x, 0, -1, rows, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSubshape(context, w, -2, -1, columns, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextConcatenateShapes(context, rows, columns, y, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSetOutput(context, 0, y, status);
-  for (TF_ShapeHandle *handle : {x, w, rows, columns, y}) TF_DeleteShapeHandle(handle);
-}
+void InferShape(TF_ShapeInferenceContext *context, TF_Status *status) { InferLastDimension(context, 1, -2, -1, status); }
 
 void Compute(TF_OpKernelContext *context, TF_Status *status) {
   const Input x(context, 0, status);
@@ -49,13 +39,6 @@ void Compute(TF_OpKernelContext *context, TF_Status *status) {
   TF_DeleteTensor(y);
 }
 
-void ComputeOrFail(void *, TF_OpKernelContext *context) {
-  TF_Status *status = TF_NewStatus();
-  Compute(context, status);
-  if (TF_GetCode(status) != TF_OK) TF_OpKernelContext_Failure(context, status);
-  TF_DeleteStatus(status);
-}
-
 // What XLA calls: `config` holds "type m k n", since buffers come without their shapes.
 void XlaCall(void *y, const void **inputs, const char *config, size_t length, void *) {
   int type = 0;
@@ -69,20 +52,13 @@ void XlaCall(void *y, const void **inputs, const char *config, size_t length, vo
 }  // namespace
 
 void RegisterSkinnyMatmul() {
-  TF_Status *status = TF_NewStatus();
   TF_OpDefinitionBuilder *op = TF_NewOpDefinitionBuilder(kName);
   TF_OpDefinitionBuilderAddInput(op, "x: float");
   TF_OpDefinitionBuilderAddInput(op, "w: T");
   TF_OpDefinitionBuilderAddOutput(op, "y: float");
   TF_OpDefinitionBuilderAddAttr(op, "T: {float, bfloat16, int8}");
   TF_OpDefinitionBuilderSetShapeInferenceFunction(op, InferShape);
-  TF_RegisterOpDefinition(op, status);
-  Check(kName, status);
-  TF_KernelBuilder *kernel = TF_NewKernelBuilder(kName, "CPU", nullptr, ComputeOrFail, nullptr);
-  TF_RegisterKernelBuilder(kName, kernel, status);
-  Check(kName, status);
-  TF_DeleteStatus(status);
-  xla::CustomCallTargetRegistry::Global()->Register(kName, reinterpret_cast<void *>(XlaCall), "Host");
+  RegisterOp(kName, op, ComputeOrFail<Compute>, XlaCall);
 }
 
 }  // namespace anneal

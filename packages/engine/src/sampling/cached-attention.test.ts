@@ -80,6 +80,12 @@ test('scores far apart neither overflow nor leave anything but the best', () => 
   expect(difference.dataSync()[0]).toBeLessThan(3e-6);
 });
 
+test('what is not a number is not hidden', () => {
+  const inputs = inputsOf(SMOLLM2);
+  const broken = { ...inputs, q: tf.mul(inputs.q, Number.NaN) as Tensor };
+  expect([...cachedAttention(broken)!.dataSync()].every(Number.isNaN)).toBe(true);
+});
+
 test('a slot gets the same alone, in a smaller cache', () => {
   const inputs = inputsOf(SMOLLM2);
   const slot = 2;
