@@ -34,6 +34,7 @@
 #include "cached_attention_op.h"
 #include "skinny_matmul_op.h"
 #include "tf_auto_status.h"
+#include "tensorflow/c/eager/c_api_experimental.h"
 #include "tensorflow/c/tf_tensor.h"
 
 namespace tfnodejs {
@@ -485,6 +486,14 @@ napi_value RemoveFunction(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+}  // namespace
+}  // namespace tfnodejs
+
+#include "decode_layers_call.h"
+
+namespace tfnodejs {
+namespace {
+
 // Runs once, before tensors are made.
 void TuneProcess() {
 #ifdef __linux__
@@ -518,6 +527,7 @@ napi_value InitExtension(napi_env env, napi_value exports) {
   const napi_property_descriptor properties[] = {
       {"createTensorCopy", nullptr, CreateTensorCopy, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"createTensorFilled", nullptr, CreateTensorFilled, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"decodeLayers", nullptr, DecodeLayers, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphNew", nullptr, GraphNew, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphDelete", nullptr, GraphDelete, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphPlaceholder", nullptr, GraphPlaceholder, nullptr, nullptr, nullptr, napi_default, nullptr},

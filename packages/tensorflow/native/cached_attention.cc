@@ -41,7 +41,7 @@ void Softmax(float *scores, const std::vector<float> &masks, const float *sink) 
 }
 
 template <typename Machine>
-void AttendOne(const AttentionShape &shape, const AttentionInputs &in, float *y, int64_t head, int64_t slot) {
+void Attend(const AttentionShape &shape, const AttentionInputs &in, int64_t head, int64_t slot, const float *q, float *y) {
   thread_local Seen seen;
   seen.keys.clear(), seen.values.clear(), seen.masks.clear();
   const int64_t at = head * shape.slots + slot, past = at * shape.capacity, recent = at * shape.recent;
@@ -51,10 +51,8 @@ void AttendOne(const AttentionShape &shape, const AttentionInputs &in, float *y,
            in.recent_values + recent * shape.value_dim, shape.recent, shape);
 
   const int64_t n = seen.keys.size(), group = shape.group, dim = shape.value_dim;
-  float *to = y + at * group * dim;
   seen.scores.resize(group * n);
   float *scores = seen.scores.data();
-  const float *q = in.q + at * group * shape.key_dim;
   for (int64_t i = 0; i < n; i += Machine::kColumns) {
     const int count = static_cast<int>(std::min<int64_t>(Machine::kColumns, n - i));
     CountedColumns<Machine, Machine::kColumns>(count, q, seen.keys.data() + i, scores + i, group, shape.key_dim, n, 0);
@@ -65,27 +63,35 @@ void AttendOne(const AttentionShape &shape, const AttentionInputs &in, float *y,
   constexpr int kR = Machine::kRows;
   const float *const *values = seen.values.data();
   int64_t g = 0;
-  for (; g + kR <= group; g += kR) Machine::template Mix<kR>(scores + g * n, values, to + g * dim, n, dim);
-  for (; g + 2 <= group; g += 2) Machine::template Mix<2>(scores + g * n, values, to + g * dim, n, dim);
-  if (g < group) Machine::template Mix<1>(scores + g * n, values, to + g * dim, n, dim);
+  for (; g + kR <= group; g += kR) Machine::template Mix<kR>(scores + g * n, values, y + g * dim, n, dim);
+  for (; g + 2 <= group; g += 2) Machine::template Mix<2>(scores + g * n, values, y + g * dim, n, dim);
+  if (g < group) Machine::template Mix<1>(scores + g * n, values, y + g * dim, n, dim);
 }
 
-using AttendFn = decltype(&AttendOne<Generic>);
+using AttendFn = decltype(&Attend<Generic>);
 
 AttendFn BestAttend() {
 #if defined(__x86_64__)
-  if (ThisMachine() == Machine::kAvx512) return AttendOne<Avx512>;
-  if (ThisMachine() == Machine::kAvx2) return AttendOne<Avx2>;
+  if (ThisMachine() == Machine::kAvx512) return Attend<Avx512>;
+  if (ThisMachine() == Machine::kAvx2) return Attend<Avx2>;
 #endif
-  return AttendOne<Generic>;
+  return Attend<Generic>;
 }
 
 }  // namespace
 
-void CachedAttention(const AttentionShape &shape, const AttentionInputs &inputs, float *y) {
+void AttendOne(const AttentionShape &shape, const AttentionInputs &inputs, int64_t head, int64_t slot, const float *q, float *y) {
   static const AttendFn attend = BestAttend();
+  attend(shape, inputs, head, slot, q, y);
+}
+
+void CachedAttention(const AttentionShape &shape, const AttentionInputs &inputs, float *y) {
   const int64_t count = shape.heads * shape.slots;
-  const auto work = [&](int64_t index) { attend(shape, inputs, y, index / shape.slots, index % shape.slots); };
+  const auto work = [&](int64_t index) {
+    const int64_t first = index * shape.group;
+    AttendOne(shape, inputs, index / shape.slots, index % shape.slots, inputs.q + first * shape.key_dim,
+              y + first * shape.value_dim);
+  };
   const int64_t products = count * (shape.capacity + shape.recent) * shape.group * (shape.key_dim + shape.value_dim);
   if (products >= kWorthSharing) return RunWithHelpers(count, work);
   for (int64_t index = 0; index < count; index++) work(index);

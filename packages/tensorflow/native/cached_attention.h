@@ -29,7 +29,10 @@ struct AttentionInputs {
 
 constexpr float kMasked = -5e8f;
 
-// y [heads, slots, group, value_dim].
+// Of one head's queries of one sequence, q and y [group, dim]; inputs.q is not looked at.
+void AttendOne(const AttentionShape &shape, const AttentionInputs &inputs, int64_t head, int64_t slot, const float *q, float *y);
+
+// Of all; y [heads, slots, group, value_dim].
 void CachedAttention(const AttentionShape &shape, const AttentionInputs &inputs, float *y);
 
 }  // namespace anneal

@@ -85,7 +85,62 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
       }
   }
 
+  ANNEAL_TARGET static void AddLowRank(const float *u, int64_t rank, float scale, const float *b, int64_t stride, float *y,
+                                       int64_t n) {
+    int64_t from = 0;
+    for (; from + kMixed * kLanes <= n; from += kMixed * kLanes) AddColumns<kMixed>(u, rank, scale, b + from, stride, y + from);
+    for (; from + kLanes <= n; from += kLanes) AddColumns<1>(u, rank, scale, b + from, stride, y + from);
+    for (; from < n; from++)
+      for (int64_t i = 0; i < rank; i++) y[from] += u[i] * scale * b[i * stride + from];
+  }
+
+  ANNEAL_TARGET static void Norm(const float *x, const float *weight, float *y, int64_t n, float eps) {
+    Vector squares = Zero();
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) squares = TimesPlus(Load(x + i), Load(x + i), squares);
+    float sum = Sum(squares);
+    for (; i < n; i++) sum += x[i] * x[i];
+    const float inverse = 1 / std::sqrt(sum / n + eps);
+    const Vector inverses = All(inverse);
+    for (i = 0; i + kLanes <= n; i += kLanes) Store(y + i, Times(Times(Load(x + i), inverses), Load(weight + i)));
+    for (; i < n; i++) y[i] = x[i] * inverse * weight[i];
+  }
+
+  ANNEAL_TARGET static void GateTimes(float *gate, const float *up, int64_t n) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) Store(gate + i, Times(Silu(Load(gate + i)), Load(up + i)));
+    if (i == n) return;
+    float rest[kLanes] = {};
+    memcpy(rest, gate + i, (n - i) * sizeof(float));
+    Store(rest, Silu(Load(rest)));
+    for (int64_t at = i; at < n; at++) gate[at] = rest[at - i] * up[at];
+  }
+
+  ANNEAL_TARGET static void Rotate(float *x, const float *cos, const float *sin, int64_t half) {
+    int64_t i = 0;
+    for (; i + kLanes <= half; i += kLanes) {
+      const Vector first = Load(x + i), second = Load(x + half + i), c = Load(cos + i), s = Load(sin + i);
+      Store(x + i, Minus(Times(first, c), Times(second, s)));
+      Store(x + half + i, TimesPlus(second, c, Times(first, s)));
+    }
+    RotateFrom(i, x, cos, sin, half);
+  }
+
  private:
+  // Below -87 the sigmoid is as at -87, which is less than float32 tells from zero beside any other value.
+  ANNEAL_TARGET static Vector Silu(Vector x) { return Over(x, TimesPlus(All(1), All(1), Exp(Minus(Zero(), Most(All(-87.0f), x))))); }
+
+  template <int kC>
+  ANNEAL_TARGET static void AddColumns(const float *u, int64_t rank, float scale, const float *b, int64_t stride, float *y) {
+    Vector sums[kC];
+    ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[c] = Load(y + c * kLanes);
+    for (int64_t i = 0; i < rank; i++) {
+      const Vector share = All(u[i] * scale);
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[c] = TimesPlus(share, Load(b + i * stride + c * kLanes), sums[c]);
+    }
+    ANNEAL_UNROLL for (int c = 0; c < kC; c++) Store(y + c * kLanes, sums[c]);
+  }
+
   template <int kR, int kC>
   ANNEAL_TARGET static void MixColumns(const float *p, const float *const *v, float *y, int64_t n, int64_t dim, int64_t from) {
     Vector sums[kR][kC];

@@ -34,11 +34,24 @@ float ScaleOf(const int8_t *row, int64_t k) {
 }
 float ScaleOf(const uint16_t *, int64_t) { return 1; }
 
+// Of pairs `i` and on, see Rotate below.
+inline void RotateFrom(int64_t i, float *x, const float *cos, const float *sin, int64_t half) {
+  for (; i < half; i++) {
+    const float first = x[i], second = x[half + i];
+    x[i] = first * cos[i] - second * sin[i];
+    x[half + i] = second * cos[i] + first * sin[i];
+  }
+}
+
 // What a machine brings:
 // Block: the sums of kR rows of x by kC rows of W, which fill its registers at kRows and kColumns.
 // WidenRow: for rows of W that are read more than once. Both ask for the memory `ahead` elements further on, which comes next.
 // ExpSum: exp(x - most) in place of n values x, and their sum.
 // Mix: y[r] = Σ p[r * n + i] · v[i] over n rows v[i] of `dim` values, for kR rows of p and y.
+// AddLowRank: y += scale · Σ u[i] · b[i] over `rank` rows b[i], which lie `stride` apart, of n values.
+// Norm: y = x / sqrt(mean(x²) + eps) · weight. In place where y is x.
+// GateTimes: gate = gate · sigmoid(gate) · up.
+// Rotate: pairs (x[i], x[half + i]) turn by the angle whose cosine and sine are given.
 
 struct Generic {
   static constexpr int kRows = 4, kColumns = 3, kLanes = 8;
@@ -74,6 +87,22 @@ struct Generic {
     }
   }
 
+  static void AddLowRank(const float *u, int64_t rank, float scale, const float *b, int64_t stride, float *y, int64_t n) {
+    for (int64_t i = 0; i < rank; i++)
+      for (int64_t j = 0; j < n; j++) y[j] += u[i] * scale * b[i * stride + j];
+  }
+
+  static void Norm(const float *x, const float *weight, float *y, int64_t n, float eps) {
+    const float inverse = 1 / std::sqrt(Dot(x, x, n) / n + eps);
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] * inverse * weight[i];
+  }
+
+  static void GateTimes(float *gate, const float *up, int64_t n) {
+    for (int64_t i = 0; i < n; i++) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
+  }
+
+  static void Rotate(float *x, const float *cos, const float *sin, int64_t half) { RotateFrom(0, x, cos, sin, half); }
+
  private:
   // Sums of kLanes interleaved parts, then of what is left, in the order of the AVX2 build.
   template <typename T>
@@ -107,6 +136,8 @@ struct Avx2Vectors {
   ANNEAL_TARGET static Vector All(float value) { return _mm256_set1_ps(value); }
   ANNEAL_TARGET static Vector Times(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
   ANNEAL_TARGET static Vector TimesPlus(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+  ANNEAL_TARGET static Vector Minus(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+  ANNEAL_TARGET static Vector Over(Vector a, Vector b) { return _mm256_div_ps(a, b); }
   // The larger; b where either is not a number.
   ANNEAL_TARGET static Vector Most(Vector a, Vector b) { return _mm256_max_ps(a, b); }
   ANNEAL_TARGET static Vector Round(Vector v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -144,6 +175,8 @@ struct Avx512Vectors {
   ANNEAL_TARGET static Vector All(float value) { return _mm512_set1_ps(value); }
   ANNEAL_TARGET static Vector Times(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
   ANNEAL_TARGET static Vector TimesPlus(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+  ANNEAL_TARGET static Vector Minus(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
+  ANNEAL_TARGET static Vector Over(Vector a, Vector b) { return _mm512_div_ps(a, b); }
   ANNEAL_TARGET static Vector Most(Vector a, Vector b) { return _mm512_max_ps(a, b); }
   ANNEAL_TARGET static Vector Round(Vector v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT); }
   ANNEAL_TARGET static Vector Scale(Vector v, Vector n) { return _mm512_scalef_ps(v, n); }
@@ -191,7 +224,6 @@ Machine ThisMachine() {
     return Machine::kAvx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Machine::kAvx2;
 #endif
-  return Machine::kGeneric;
 }
 
 }  // namespace

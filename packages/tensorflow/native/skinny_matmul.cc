@@ -45,6 +45,8 @@ void Chunk(const float *x, const void *weights, float *y, int64_t m, int64_t k, 
   }
 }
 
+int64_t ChunksOf(const Product &product) { return (product.n + kChunk - 1) / kChunk; }
+
 using ChunkFn = decltype(&Chunk<Generic, float>);
 
 template <typename T>
@@ -58,15 +60,27 @@ ChunkFn BestChunk() {
 
 }  // namespace
 
-void SkinnyMatmul(const float *x, const void *w, WeightType type, float *y, int64_t m, int64_t k, int64_t n) {
-  if (m == 0) return;
+void SkinnyProducts(const Product *products, int64_t count) {
   static const ChunkFn of_floats = BestChunk<float>(), of_halves = BestChunk<uint16_t>(), of_bytes = BestChunk<int8_t>();
-  const ChunkFn chunk = type == WeightType::kFloat32 ? of_floats : type == WeightType::kBfloat16 ? of_halves : of_bytes;
-  if (m * k * n < kWorthSharing) return chunk(x, w, y, m, k, n, 0, n);
-  const int64_t chunks = (n + kChunk - 1) / kChunk;
+  const auto chunk = [&](const Product &p, int64_t begin, int64_t end) {
+    const ChunkFn run = p.type == WeightType::kFloat32 ? of_floats : p.type == WeightType::kBfloat16 ? of_halves : of_bytes;
+    run(p.x, p.w, p.y, p.m, p.k, p.n, begin, std::min(p.n, end));
+  };
+  int64_t work = 0, chunks = 0;
+  for (int64_t i = 0; i < count; i++) {
+    work += products[i].m * products[i].k * products[i].n;
+    if (products[i].m > 0) chunks += ChunksOf(products[i]);
+  }
+  if (work < kWorthSharing) {
+    for (int64_t i = 0; i < count; i++)
+      if (products[i].m > 0) chunk(products[i], 0, products[i].n);
+    return;
+  }
   RunWithHelpers(chunks, [&](int64_t index) {
-    const int64_t begin = index * kChunk;
-    chunk(x, w, y, m, k, n, begin, std::min(n, begin + kChunk));
+    const Product *product = products;
+    for (; product->m == 0 || index >= ChunksOf(*product); product++)
+      if (product->m > 0) index -= ChunksOf(*product);
+    chunk(*product, index * kChunk, (index + 1) * kChunk);
   });
 }
 

@@ -13,9 +13,20 @@ namespace anneal {
 // kInt8: rows of k bytes, each followed by the float that they are multiplied by.
 enum class WeightType : int32_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
 
-// x [m, k], w [n, k], y [m, n], all dense and row by row. Uses as many threads as the process may run on. Safe to call from
-// several threads: one of them gets the helpers, the others work alone.
-void SkinnyMatmul(const float *x, const void *w, WeightType type, float *y, int64_t m, int64_t k, int64_t n);
+// x [m, k], w [n, k], y [m, n], all dense and row by row.
+struct Product {
+  const float *x;
+  const void *w;
+  WeightType type;
+  float *y;
+  int64_t m, k, n;
+};
+
+// Several products share threads, as many as the process may run on. Safe to call from several threads: one of them gets the helpers,
+// the others work alone.
+void SkinnyProducts(const Product *products, int64_t count);
+
+inline void SkinnyMatmul(const Product &product) { SkinnyProducts(&product, 1); }
 
 }  // namespace anneal
 

@@ -35,7 +35,7 @@ void Compute(TF_OpKernelContext *context, TF_Status *status) {
   const WeightType type = packed                                         ? WeightType::kInt8
                           : TF_TensorType(w.tensor()) == TF_BFLOAT16 ? WeightType::kBfloat16
                                                                      : WeightType::kFloat32;
-  SkinnyMatmul(x.data<float>(), w.data<void>(), type, static_cast<float *>(TF_TensorData(y)), m, k, n);
+  SkinnyMatmul({x.data<float>(), w.data<void>(), type, static_cast<float *>(TF_TensorData(y)), m, k, n});
   TF_DeleteTensor(y);
 }
 
@@ -45,8 +45,7 @@ void XlaCall(void *y, const void **inputs, const char *config, size_t length, vo
   long long m = 0, k = 0, n = 0;
   const std::string text(config, length);
   if (sscanf(text.c_str(), "%d %lld %lld %lld", &type, &m, &k, &n) != 4) return;
-  SkinnyMatmul(static_cast<const float *>(inputs[0]), inputs[1], static_cast<WeightType>(type),
-               static_cast<float *>(y), m, k, n);
+  SkinnyMatmul({static_cast<const float *>(inputs[0]), inputs[1], static_cast<WeightType>(type), static_cast<float *>(y), m, k, n});
 }
 
 }  // namespace

@@ -54,11 +54,40 @@ export interface GraphNode {
   outputs: { dtype: number; shape: number[] | null }[];
 }
 
+/** What a decode step through all layers takes; shapes as in native/decode_layers.h. Lists hold tensor ids, -1 where there is none. */
+export interface DecodeLayersStep {
+  /** hidden, heads, kv heads, head dim, intermediate, capacity, recent, place */
+  sizes: Int32Array;
+  normEps: number;
+  attentionScale: number;
+  embedScale: number;
+  /** One per row. */
+  tokens: Int32Array;
+  /** Id of the table of embeddings. */
+  embed: number;
+  cos: Float32Array;
+  sin: Float32Array;
+  pastMask: Float32Array;
+  recentMask: Float32Array;
+  /** Per layer: two norms, seven matrices, three biases, two norms of heads. */
+  weights: Int32Array;
+  /** Per layer: past keys and values, recent keys and values. */
+  cache: Int32Array;
+  /** Per adapter, layer and matrix: A and the transpose of B. */
+  adapters: Int32Array;
+  /** Per adapter. */
+  scales: Float32Array;
+  /** Per row, -1 for none. */
+  adapterOfRow: Int32Array;
+}
+
 /** What native/anneal_extension.cc adds; absent from the stock addon. */
 export interface GraphBinding {
   createTensorCopy(shape: number[], dtype: number, values: AnyTypedArray): number;
   /** `fill` is given the tensor's memory, which is detached from JavaScript when it returns. */
   createTensorFilled(shape: number[], dtype: number, fill: (memory: ArrayBuffer) => void): number;
+  /** Returns the id of what leaves the last layer, [rows, 1, hidden]; writes to the recent keys and values. For the CPU. */
+  decodeLayers(step: DecodeLayersStep): number;
   graphNew(): number;
   graphDelete(graph: number): void;
   graphPlaceholder(graph: number, dtype: number, shape: number[] | null): GraphNode;

@@ -14,6 +14,13 @@ export { type CompileOptions, compile } from './compile/compile.ts';
 export { type CompiledVjp, compileVjp, type ResidualPolicy, type VjpOptions } from './compile/compile-vjp.ts';
 export type { MatmulPrecision } from './compile/trace.ts';
 export type { Tree } from './compile/tree.ts';
+export {
+  adapterIds,
+  canDecodeLayers,
+  type DecodeLayersInputs,
+  decodeLayers,
+  layerWeightIds,
+} from './decode-layers.ts';
 export type { Check } from './doctor/checks.ts';
 export {
   type CpuReport,

@@ -119,6 +119,11 @@ export interface Architecture<C extends DecoderConfig = DecoderConfig> {
   hasExperts?: boolean;
   /** Layers use an adapter's A and B by themselves, not through `linear`: rows of a batch have matrices of their own then. */
   takesAdaptersApart?: boolean;
+  /**
+   * Layers are Llama's, with or without biases and head norms of queries and keys, under Llama's and Qwen's local names of weights: a
+   * decode step may run them all by one native call instead of by `layer`. A test holds the two against each other.
+   */
+  hasLlamaLayers?: boolean;
   /** One decoder layer: [batch, time, hidden] → the same. */
   layer(config: C, input: LayerInput): Tensor;
   /** Final norm before the head: [rows, hidden] → the same. */

@@ -33,6 +33,7 @@ export const llama: Architecture<DenseConfig> = {
   ...denseDecoder,
   modelTypes: ['llama'],
   parseConfig,
+  hasLlamaLayers: true,
   layer,
   finalNorm: (config, x, weight) => rmsNorm(x, weight, config.normEps),
 };

@@ -43,6 +43,7 @@ export const qwen2: Architecture<DenseConfig> = {
   modelTypes: ['qwen2'],
   parseConfig,
   layerTensors,
+  hasLlamaLayers: true,
   layer,
   finalNorm: (config, x, weight) => rmsNorm(x, weight, config.normEps),
 };

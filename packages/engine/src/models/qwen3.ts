@@ -54,6 +54,7 @@ export const qwen3: Architecture<DenseConfig> = {
     ...denseDecoder.layerTensors(config, layer),
     ...headNormTensors(layer),
   }),
+  hasLlamaLayers: true,
   layer,
   finalNorm: (config, x, weight) => rmsNorm(x, weight, config.normEps),
 };

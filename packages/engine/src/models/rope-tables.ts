@@ -31,6 +31,11 @@ export class RopeTables {
 
   /** Single positions, [positions, 1, dim / 2]; the caller frees them. */
   at(positions: number[]): RopeTensors {
+    return toTensors(this.valuesAt(positions), [positions.length, 1, this.#config.dim / 2]);
+  }
+
+  /** The values of {@link at}. */
+  valuesAt(positions: number[]): { cos: Float32Array; sin: Float32Array } {
     const half = this.#config.dim / 2;
     this.#growHost(Math.max(...positions) + 1);
     const pick = (table: Float32Array) => {
@@ -41,7 +46,7 @@ export class RopeTables {
       return rows;
     };
     const { cos, sin } = this.#host;
-    return toTensors({ cos: pick(cos), sin: pick(sin) }, [positions.length, 1, half]);
+    return { cos: pick(cos), sin: pick(sin) };
   }
 
   /** Positions start … start + length - 1, [1, length, dim / 2]; the caller frees them. */

@@ -1,12 +1,18 @@
 /**
- * The adapters of a decode batch. Several adapters are joined into one of their ranks' sum, of which each row uses its own part:
- * every adapter is read once, however many rows have it.
+ * The adapters of a decode batch. Where compiled functions apply them, several are joined into one of their ranks' sum, of which each row
+ * uses its own part: every adapter is read once, however many rows have it. A fused step takes them as they are.
  */
 import { compile, type Tensor, tf } from '@anneal/tensorflow';
 import type { LoraTensors } from '../layers/linear.ts';
 import type { AdaptedModule, LoraAdapter } from '../lora/adapter.ts';
 import { type StackedAdapters, stackAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
+import { type RowAdapters, RowAdapterTensors } from './fused-step.ts';
+
+/** `rows` where steps are fused, which then do not look at `layers`. */
+export interface DecodeAdapters extends StackedAdapters {
+  rows?: RowAdapters;
+}
 
 type Row = LoraAdapter | undefined;
 
@@ -32,18 +38,27 @@ const join = compile('join_adapters', ({ modules }: { modules: Pair[][] }) =>
 
 export class BatchAdapters {
   readonly #base: BaseModel;
+  /** Of fused steps. */
+  readonly #rowTensors: RowAdapterTensors | undefined;
   #distinct: Row[] = [];
   #layers: Joined[][] = [];
   #head: Joined | undefined;
   /** What the last answer holds besides the joined adapters. */
   #owned: Tensor[] = [];
 
-  constructor(base: BaseModel) {
+  /** @param fused Whether layers are run by fused steps. */
+  constructor(base: BaseModel, { fused }: { fused: boolean }) {
     this.#base = base;
+    if (fused) this.#rowTensors = new RowAdapterTensors();
   }
 
   /** For rows `rows[i]`; `undefined` is the base model. Valid until the next call; the caller frees nothing. */
-  of(rows: Row[]): StackedAdapters {
+  of(rows: Row[]): DecodeAdapters {
+    const stacked = this.#stacked(rows);
+    return this.#rowTensors ? { ...stacked, rows: this.#rowTensors.of(rows) } : stacked;
+  }
+
+  #stacked(rows: Row[]): StackedAdapters {
     tf.dispose(this.#owned);
     this.#owned = [];
     const distinct = [...new Set(rows)];
@@ -63,6 +78,7 @@ export class BatchAdapters {
   dispose(): void {
     tf.dispose(this.#owned);
     this.#owned = [];
+    this.#rowTensors?.dispose();
     this.#forget();
   }
 
@@ -77,7 +93,8 @@ export class BatchAdapters {
   #join(distinct: Row[]): void {
     this.#forget();
     const adapters = distinct.filter((one) => one !== undefined);
-    const wanted = this.#base.layers.map((_, layer) =>
+    const joinedLayers = this.#rowTensors ? [] : this.#base.layers;
+    const wanted = joinedLayers.map((_, layer) =>
       [...new Set(adapters.flatMap(({ layers }) => layers[layer]!.map(({ module }) => module.key)))].map(
         (key) => ({
           key,

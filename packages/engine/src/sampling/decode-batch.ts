@@ -1,11 +1,10 @@
 /** The sequences that decode together: who has which slot, what the slots keep of the past, and their adapters. */
 
 import type { Tensor } from '@anneal/tensorflow';
-import type { StackedAdapters } from '../lora/adapter-stack.ts';
 import type { CacheShape } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
-import { BatchAdapters } from './batch-adapters.ts';
+import { BatchAdapters, type DecodeAdapters } from './batch-adapters.ts';
 import type { PrefilledRows } from './cached-rows.ts';
 import type { Decoder } from './decoder.ts';
 import type { Job, Running } from './job.ts';
@@ -24,12 +23,15 @@ export class DecodeBatch {
   readonly #batchAdapters: BatchAdapters;
   /** By slot; undefined where a sequence has ended. */
   #running: (Running | undefined)[] = [];
-  #adapters: StackedAdapters | undefined;
+  #adapters: DecodeAdapters | undefined;
 
-  /** @param shapes What each layer keeps of a sequence */
-  constructor(base: BaseModel, shapes: CacheShape[]) {
+  /**
+   * @param shapes What each layer keeps of a sequence
+   * @param decoder The one that will take the steps
+   */
+  constructor(base: BaseModel, shapes: CacheShape[], decoder: Decoder) {
     this.#cache = new KvCache(shapes);
-    this.#batchAdapters = new BatchAdapters(base);
+    this.#batchAdapters = new BatchAdapters(base, decoder);
   }
 
   /** Sequences that have not ended. */
@@ -64,7 +66,7 @@ export class DecodeBatch {
    */
   step(
     decoder: Decoder,
-    draw: (x: Tensor, entries: (Running | undefined)[], adapters: StackedAdapters) => void,
+    draw: (x: Tensor, entries: (Running | undefined)[], adapters: DecodeAdapters) => void,
   ): void {
     if (this.#cache.isFull || bucketSlots(this.active) < this.#cache.slots) this.#rebuild([], undefined);
     const tokens = Int32Array.from(

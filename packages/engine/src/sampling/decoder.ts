@@ -7,8 +7,10 @@ import type { LoraTensors } from '../layers/linear.ts';
 import type { StackedAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { type PlacedImages, placeImages, withDeepstack, withFeatures } from '../vision/placed-images.ts';
+import type { DecodeAdapters } from './batch-adapters.ts';
 import { extensionMask } from './cached-attention.ts';
 import type { CachedLayer, PrefilledRows } from './cached-rows.ts';
+import { canFuseSteps, FusedStep } from './fused-step.ts';
 import { type HeadOutput, type HeadTree, headOutputs } from './head-outputs.ts';
 import { type KvCache, RECENT } from './kv-cache.ts';
 import {
@@ -29,9 +31,12 @@ export class Decoder {
   readonly #embed: (inputs: { ids: Tensor; table: Tensor }) => { x: Tensor };
   readonly #layer: LayerFunctions;
   readonly #head: (inputs: HeadTree) => { [key: string]: Tensor };
+  readonly #fusedStep: FusedStep | undefined;
 
-  constructor(base: BaseModel, options: { xla: boolean }) {
+  /** @param options.fuse Whether steps may go through all layers at once. */
+  constructor(base: BaseModel, options: { xla: boolean; fuse?: boolean }) {
     this.#base = base;
+    if ((options.fuse ?? true) && canFuseSteps(base)) this.#fusedStep = new FusedStep(base);
     this.#hasState = base.cacheShapes().map((shape) => 'state' in shape);
     const precision = { matmulPrecision: base.matmulPrecision };
     this.#embed = compile(
@@ -41,6 +46,11 @@ export class Decoder {
     );
     this.#layer = createLayerFunctions(base, options);
     this.#head = compile('sample_head', (inputs: HeadTree) => headOutputs(inputs, base), precision);
+  }
+
+  /** Whether steps look at the adapters' `rows`. */
+  get fused(): boolean {
+    return this.#fusedStep !== undefined;
   }
 
   get vocabSize(): number {
@@ -132,9 +142,10 @@ export class Decoder {
    * @param shifts How far each slot's position is from its number of tokens, see `SequencePositions`
    * @returns Hidden states before the final norm, [slots, 1, hidden]; the cache has advanced.
    */
-  step(tokens: Int32Array, shifts: number[], cache: KvCache, adapters: StackedAdapters): Tensor {
+  step(tokens: Int32Array, shifts: number[], cache: KvCache, adapters: DecodeAdapters): Tensor {
     const { slots } = cache;
     const positions = Array.from({ length: slots }, (_, slot) => cache.length(slot) + shifts[slot]!);
+    if (this.#fusedStep && adapters.rows) return this.#fusedStep.run(tokens, positions, cache, adapters.rows);
     const ids = tf.tensor2d(tokens, [slots, 1], 'int32') as Tensor;
     const masks = perKey(this.#base.attention, ({ window }) => ({
       key: window,

@@ -2,7 +2,7 @@
  * What the layers keep of the sequences in a decode batch: keys and values of their positions, or a state.
  *
  * Each slot's past lies in large tensors that decode steps only read; the last few steps' keys and values lie in small
- * "recent" ones that every step replaces. When those are full, or the batch changes, one gather builds the next past from
+ * "recent" ones that every step replaces, or writes to. When those are full, or the batch changes, one gather builds the next past from
  * past, recent and freshly prefilled rows: it compacts, grows, shares prefixes and admits, all at once. States are replaced
  * by every step, and gathered when the batch changes.
  *
@@ -136,6 +136,11 @@ export class KvCache {
       recent.fill(0, slot * RECENT + firstRecent, slot * RECENT + this.#step + 1);
     }
     return { past, recent };
+  }
+
+  /** A step has written its keys and values into the recent tensors. */
+  advanceInPlace(): void {
+    this.#step++;
   }
 
   /** Takes the recent keys and values, or states, that a step produced. */

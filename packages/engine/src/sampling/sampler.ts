@@ -71,7 +71,7 @@ export class Sampler {
     this.#prefixes = new PrefixCache(options.prefixBudgetBytes ?? PREFIX_BYTES, {
       wholeOnly: shapes.some((shape) => 'state' in shape),
     });
-    this.#batch = new DecodeBatch(base, shapes);
+    this.#batch = new DecodeBatch(base, shapes, this.#decoder);
     const limits = { ...options, pieceTokens: this.#pieceTokens };
     this.#admission = new Admission(limits, shapes, this.#prefixes, this.#turns);
   }

@@ -1,0 +1,198 @@
+// How JavaScript calls DecodeLayers. Included by anneal_extension.cc, whose helpers it uses.
+//
+// Not an op of TensorFlow: it changes a cache in place, takes hundreds of tensors, and is called once for each token.
+
+#include "decode_layers.h"
+
+namespace tfnodejs {
+namespace {
+
+// Looks tensors up by their ids; remembers what was wrong first.
+class DeviceTensors {
+ public:
+  explicit DeviceTensors(TFJSBackend *backend) : backend_(backend) {}
+
+  bool has_failed() const { return !failure_.empty(); }
+  const std::string &failure() const { return failure_; }
+
+  // `count` float32 values; null for an id below zero.
+  float *Floats(int32_t id, int64_t count, const char *what) {
+    if (id < 0) return nullptr;
+    TFE_TensorHandle *handle = Find(id, what);
+    if (!handle) return nullptr;
+    if (TFE_TensorHandleDataType(handle) != TF_FLOAT || Count(handle) != count) {
+      Refuse(std::string(what) + " is not float32 of " + std::to_string(count) + " values");
+      return nullptr;
+    }
+    return static_cast<float *>(Data(handle));
+  }
+
+  // A matrix [rows, columns] as it is kept; rows below zero: any number of them, which is returned in `rows`.
+  const void *Matrix(int32_t id, int64_t *rows, int64_t columns, anneal::WeightType *type, const char *what) {
+    TFE_TensorHandle *handle = Find(id, what);
+    if (!handle) return nullptr;
+    const TF_DataType dtype = TFE_TensorHandleDataType(handle);
+    *type = dtype == TF_INT8       ? anneal::WeightType::kInt8
+            : dtype == TF_BFLOAT16 ? anneal::WeightType::kBfloat16
+                                   : anneal::WeightType::kFloat32;
+    const int64_t stored = dtype == TF_INT8 ? columns + static_cast<int64_t>(sizeof(float)) : columns;
+    const bool known = dtype == TF_INT8 || dtype == TF_BFLOAT16 || dtype == TF_FLOAT;
+    const int64_t found = stored > 0 ? Count(handle) / stored : 0;
+    if (!known || found * stored != Count(handle) || (*rows >= 0 && found != *rows)) {
+      Refuse(std::string(what) + " is not a matrix of " + std::to_string(*rows) + " rows and " + std::to_string(columns) + " columns");
+      return nullptr;
+    }
+    *rows = found;
+    return Data(handle);
+  }
+
+  void Refuse(const std::string &failure) {
+    if (failure_.empty()) failure_ = failure;
+  }
+
+ private:
+  TFE_TensorHandle *Find(int32_t id, const char *what) {
+    const auto entry = backend_->tfe_handle_map_.find(id);
+    if (entry != backend_->tfe_handle_map_.end()) return entry->second;
+    Refuse(std::string(what) + " is missing");
+    return nullptr;
+  }
+
+  int64_t Count(TFE_TensorHandle *handle) {
+    TF_AutoStatus status;
+    return TFE_TensorHandleNumElements(handle, status.status);
+  }
+
+  void *Data(TFE_TensorHandle *handle) {
+    TF_AutoStatus status;
+    void *data = TFE_TensorHandleDevicePointer(handle, status.status);
+    if (TF_GetCode(status.status) != TF_OK) Refuse(TF_Message(status.status));
+    return data;
+  }
+
+  TFJSBackend *backend_;
+  std::string failure_;
+};
+
+// A Float32Array of `count` values, read where it lies.
+const float *FloatArray(napi_env env, napi_value array, size_t count, DeviceTensors *tensors, const char *what) {
+  napi_typedarray_type type;
+  size_t length = 0;
+  void *data = nullptr;
+  if (napi_get_typedarray_info(env, array, &type, &length, &data, nullptr, nullptr) == napi_ok &&
+      type == napi_float32_array && length == count)
+    return static_cast<const float *>(data);
+  tensors->Refuse(std::string(what) + " is not a Float32Array of " + std::to_string(count) + " values");
+  return nullptr;
+}
+
+double Double(napi_env env, napi_value value) {
+  double number = 0;
+  if (napi_get_value_double(env, value, &number) != napi_ok) Fail(env, "expected a number");
+  return number;
+}
+
+// Ids of a layer, in the order of DecodeLayersStep's `weights`: norms, matrices, biases, norms of heads.
+constexpr int kIdsOfLayer = 2 + anneal::kModules + 3 + 2, kIdsOfCache = 4;
+
+anneal::LayerWeights WeightsOf(const int32_t *ids, const anneal::DecodeShape &shape, DeviceTensors *tensors) {
+  anneal::LayerWeights layer{};
+  layer.attn_norm = tensors->Floats(*ids++, shape.hidden, "attnNorm");
+  layer.mlp_norm = tensors->Floats(*ids++, shape.hidden, "mlpNorm");
+  if (!layer.attn_norm || !layer.mlp_norm) tensors->Refuse("a norm is missing");
+  for (int module = 0; module < anneal::kModules; module++) {
+    int64_t rows = anneal::OutFeatures(shape, module);
+    auto &matrix = layer.matrices[module];
+    matrix.data = tensors->Matrix(*ids++, &rows, anneal::InFeatures(shape, module), &matrix.type, "a weight");
+  }
+  for (int i = 0; i < 3; i++) layer.biases[i] = tensors->Floats(*ids++, anneal::OutFeatures(shape, i), "a bias");
+  for (int i = 0; i < 2; i++) layer.head_norms[i] = tensors->Floats(*ids++, shape.head_dim, "a head norm");
+  return layer;
+}
+
+anneal::LayerCache CacheOf(const int32_t *ids, const anneal::DecodeShape &shape, DeviceTensors *tensors) {
+  const int64_t positions = shape.kv_heads * shape.rows * shape.head_dim;
+  float *parts[kIdsOfCache];
+  for (int i = 0; i < kIdsOfCache; i++) {
+    parts[i] = tensors->Floats(ids[i], positions * (i < 2 ? shape.capacity : shape.recent), "a part of the cache");
+    if (!parts[i]) tensors->Refuse("a part of the cache is missing");
+  }
+  return {parts[0], parts[1], parts[2], parts[3]};
+}
+
+anneal::Adapter AdapterOf(const int32_t *ids, float scale, int64_t layers, const anneal::DecodeShape &shape, DeviceTensors *tensors) {
+  anneal::Adapter adapter{scale, {}};
+  for (int64_t i = 0; i < layers * anneal::kModules; i++, ids += 2) {
+    const int module = i % anneal::kModules;
+    anneal::LowRank update{};
+    if (ids[0] >= 0) {
+      anneal::WeightType type = anneal::WeightType::kFloat32;
+      update.rank = -1;
+      update.a = static_cast<const float *>(tensors->Matrix(ids[0], &update.rank, anneal::InFeatures(shape, module), &type, "an adapter's A"));
+      if (type != anneal::WeightType::kFloat32) tensors->Refuse("an adapter's A is not float32");
+      update.b = tensors->Floats(ids[1], update.rank * anneal::OutFeatures(shape, module), "an adapter's B");
+      if (!update.b) tensors->Refuse("an adapter's B is missing");
+    }
+    adapter.modules.push_back(update);
+  }
+  return adapter;
+}
+
+// decodeLayers(step) -> tensor id of x [rows, 1, hidden]; see DecodeLayersStep in binding.ts.
+napi_value DecodeLayers(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  if (!Args(env, info, args)) return nullptr;
+  const auto of = [&](const char *name) { return Property(env, args[0], name); };
+  const std::vector<int32_t> sizes = Ints(env, of("sizes")), tokens = Ints(env, of("tokens")), weights = Ints(env, of("weights")),
+                             cache = Ints(env, of("cache")), adapters = Ints(env, of("adapters")), rows = Ints(env, of("adapterOfRow"));
+  TFJSBackend *backend = GetTFJSBackend(env);
+  DeviceTensors tensors(backend);
+  if (sizes.size() != 8 || tokens.empty() || rows.size() != tokens.size()) return Fail(env, "decodeLayers: sizes or tokens are wrong");
+  anneal::DecodeShape shape{static_cast<int64_t>(tokens.size()), sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6],
+                            sizes[7], static_cast<float>(Double(env, of("normEps"))), static_cast<float>(Double(env, of("attentionScale")))};
+  for (int i = 0; i < 7; i++)
+    if (sizes[i] < 1) return Fail(env, "decodeLayers: sizes are positive");
+  if (shape.heads % shape.kv_heads != 0 || shape.place < 0 || shape.place >= shape.recent || shape.head_dim % 2 != 0)
+    return Fail(env, "decodeLayers: sizes do not fit together");
+
+  const int64_t layers = weights.size() / kIdsOfLayer;
+  anneal::DecodeInputs in{};
+  const size_t half = shape.rows * shape.head_dim / 2;
+  in.cos = FloatArray(env, of("cos"), half, &tensors, "cos");
+  in.sin = FloatArray(env, of("sin"), half, &tensors, "sin");
+  in.past_mask = FloatArray(env, of("pastMask"), shape.rows * shape.capacity, &tensors, "pastMask");
+  in.recent_mask = FloatArray(env, of("recentMask"), shape.rows * shape.recent, &tensors, "recentMask");
+  if (layers == 0 || weights.size() % kIdsOfLayer != 0 || cache.size() != static_cast<size_t>(layers * kIdsOfCache))
+    return Fail(env, "decodeLayers: ids are missing");
+  for (int64_t i = 0; i < layers; i++) {
+    in.layers.push_back(WeightsOf(weights.data() + i * kIdsOfLayer, shape, &tensors));
+    in.caches.push_back(CacheOf(cache.data() + i * kIdsOfCache, shape, &tensors));
+  }
+  const size_t ids_of_adapter = layers * anneal::kModules * 2, count = adapters.size() / ids_of_adapter;
+  const float *scales = FloatArray(env, of("scales"), count, &tensors, "scales");
+  if (adapters.size() != count * ids_of_adapter) tensors.Refuse("adapters are incomplete");
+  for (size_t i = 0; i < count && !tensors.has_failed(); i++)
+    in.adapters.push_back(AdapterOf(adapters.data() + i * ids_of_adapter, scales[i], layers, shape, &tensors));
+  for (const int32_t index : rows)
+    if (index >= static_cast<int32_t>(count)) tensors.Refuse("a row's adapter is missing");
+  in.adapter_of_row = rows.data();
+
+  int64_t vocab = -1;
+  anneal::WeightType type = anneal::WeightType::kFloat32;
+  const void *table = tensors.Matrix(Int(env, of("embed")), &vocab, shape.hidden, &type, "embed");
+  for (const int32_t token : tokens)
+    if (token < 0 || token >= vocab) tensors.Refuse("token " + std::to_string(token) + " is not in the vocabulary");
+  if (tensors.has_failed()) return Fail(env, "decodeLayers: " + tensors.failure());
+
+  const int64_t dims[] = {shape.rows, 1, shape.hidden};
+  TF_Tensor *x = TF_AllocateTensor(TF_FLOAT, dims, 3, shape.rows * shape.hidden * sizeof(float));
+  float *values = static_cast<float *>(TF_TensorData(x));
+  anneal::WidenRows(table, type, shape.hidden, tokens.data(), shape.rows, values);
+  const float scale = static_cast<float>(Double(env, of("embedScale")));
+  for (int64_t i = 0; i < shape.rows * shape.hidden; i++) values[i] *= scale;
+  anneal::DecodeLayers(shape, in, values);
+  return Place(env, x);
+}
+
+}  // namespace
+}  // namespace tfnodejs

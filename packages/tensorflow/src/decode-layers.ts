@@ -1,0 +1,60 @@
+/** A decode step through all layers of a model in one call, where its layers are Llama's: see native/decode_layers.h. */
+import { graphBinding, tensorIds, wrapTensor } from './backend.ts';
+import { DataType, type DecodeLayersStep } from './binding.ts';
+import { profiled } from './profile.ts';
+import type { Tensor } from './tf.ts';
+
+/** The matrices that adapters adapt, in the order of native Module. */
+const MODULES = ['q', 'k', 'v', 'o', 'gate', 'up', 'down'];
+const WEIGHTS = ['attnNorm', 'mlpNorm', ...MODULES, 'qBias', 'kBias', 'vBias', 'qNorm', 'kNorm'];
+
+/** Tensors of one layer by name; absent ones do not take part. */
+export type NamedTensors = Readonly<Record<string, Tensor | undefined>>;
+
+/** {@link DecodeLayersStep} with tensors where those are as good as ids. */
+export type DecodeLayersInputs = Omit<DecodeLayersStep, 'embed' | 'cache'> & {
+  embed: Tensor;
+  /** Per layer: past keys and values, recent keys and values. */
+  cache: Tensor[];
+};
+
+/** Whether {@link decodeLayers} is there: it is for the CPU, and needs our addon. */
+export function canDecodeLayers(): boolean {
+  return graphBinding()?.isUsingGpuDevice() === false;
+}
+
+/**
+ * Ids for `weights` of a step, good while the tensors live.
+ * @param layers Per layer `attnNorm`, `mlpNorm`, `q`, `k`, `v`, `o`, `gate`, `up`, `down`, and where there are such `qBias`, `kBias`, `vBias`,
+ *   `qNorm`, `kNorm`
+ */
+export function layerWeightIds(layers: readonly NamedTensors[]): Int32Array {
+  return idsOf(layers.flatMap((layer) => WEIGHTS.map((name) => layer[name])));
+}
+
+/**
+ * Ids of one adapter for `adapters` of a step, good while the tensors live.
+ * @param layers Per layer, by the matrix's name: A [rank, in] and the transpose of B, [rank, out]
+ */
+export function adapterIds(layers: readonly Readonly<Record<string, [Tensor, Tensor]>>[]): Int32Array {
+  return idsOf(layers.flatMap((layer) => MODULES.flatMap((name) => layer[name] ?? [undefined, undefined])));
+}
+
+/**
+ * One token for every row, from its embedding to what leaves the last layer.
+ * @returns [rows, 1, hidden]; the step's keys and values are written into the recent ones.
+ */
+export function decodeLayers({ embed, cache, ...rest }: DecodeLayersInputs): Tensor {
+  const binding = graphBinding();
+  if (!binding) throw new Error('decodeLayers needs the addon: ask canDecodeLayers() first.');
+  const [table, ...kept] = tensorIds([embed, ...cache]) as [number, ...number[]];
+  const step = { ...rest, embed: table, cache: Int32Array.from(kept) };
+  const id = profiled('op', 'decode_layers', () => binding.decodeLayers(step));
+  return wrapTensor({ id, shape: [rest.tokens.length, 1, rest.sizes[0]!], dtype: DataType.float32 });
+}
+
+function idsOf(tensors: (Tensor | undefined)[]): Int32Array {
+  const ids = tensorIds(tensors.filter((tensor) => tensor !== undefined));
+  let next = 0;
+  return Int32Array.from(tensors, (tensor) => (tensor ? ids[next++]! : -1));
+}
