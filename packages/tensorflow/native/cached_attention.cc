@@ -55,7 +55,7 @@ void Attend(const AttentionShape &shape, const AttentionInputs &in, int64_t head
   float *scores = seen.scores.data();
   for (int64_t i = 0; i < n; i += Machine::kColumns) {
     const int count = static_cast<int>(std::min<int64_t>(Machine::kColumns, n - i));
-    CountedColumns<Machine, Machine::kColumns>(count, q, seen.keys.data() + i, scores + i, group, shape.key_dim, n, 0);
+    CountedColumns<Machine, Machine::kColumns>(count, q, seen.keys.data() + i, scores + i, group, shape.key_dim, n, {});
   }
   for (int64_t g = 0; g < group; g++)
     Softmax<Machine>(scores + g * n, seen.masks, in.sinks ? in.sinks + head * group + g : nullptr);

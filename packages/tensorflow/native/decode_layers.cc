@@ -189,7 +189,7 @@ class Step {
 template <typename T>
 void Widened(const void *table, int64_t width, const int32_t *rows, int64_t count, float *y) {
   const int64_t stored = sizeof(T) == 1 ? width + static_cast<int64_t>(sizeof(float)) : width;
-  for (int64_t i = 0; i < count; i++) Generic::WidenRow(static_cast<const T *>(table) + rows[i] * stored, y + i * width, width, 0);
+  for (int64_t i = 0; i < count; i++) Generic::WidenRow(static_cast<const T *>(table) + rows[i] * stored, y + i * width, width);
 }
 
 template <typename Machine>

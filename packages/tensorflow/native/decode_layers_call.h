@@ -58,19 +58,17 @@ class DeviceTensors {
     return nullptr;
   }
 
-  int64_t Count(TFE_TensorHandle *handle) {
-    TF_AutoStatus status;
-    return TFE_TensorHandleNumElements(handle, status.status);
-  }
+  int64_t Count(TFE_TensorHandle *handle) { return TFE_TensorHandleNumElements(handle, status_.status); }
 
   void *Data(TFE_TensorHandle *handle) {
-    TF_AutoStatus status;
-    void *data = TFE_TensorHandleDevicePointer(handle, status.status);
-    if (TF_GetCode(status.status) != TF_OK) Refuse(TF_Message(status.status));
+    void *data = TFE_TensorHandleDevicePointer(handle, status_.status);
+    if (TF_GetCode(status_.status) != TF_OK) Refuse(TF_Message(status_.status));
     return data;
   }
 
   TFJSBackend *backend_;
+  // One for all: making it takes longer than the calls that set it, and adapters have thousands of tensors.
+  TF_AutoStatus status_;
   std::string failure_;
 };
 

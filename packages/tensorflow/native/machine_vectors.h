@@ -6,12 +6,11 @@
 
 struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
   template <typename T>
-  ANNEAL_TARGET static void WidenRow(const T *from, float *to, int64_t k, int64_t ahead) {
+  ANNEAL_TARGET static void WidenRow(const T *from, float *to, int64_t k) {
     const float scale = ScaleOf(from, k);
     const Vector scales = All(scale);
     int64_t i = 0;
     for (; i + kLanes <= k; i += kLanes) {
-      Prefetch(from + i + ahead);
       const Vector wide = Load(from + i);
       Store(to + i, sizeof(T) == 1 ? Times(wide, scales) : wide);
     }
@@ -19,13 +18,14 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
   }
 
   template <int kR, int kC, typename T>
-  ANNEAL_TARGET static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t ahead) {
+  ANNEAL_TARGET static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t ahead, const char *next) {
     Vector sums[kR][kC];
     ANNEAL_UNROLL for (int r = 0; r < kR; r++)
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = Zero();
     int64_t i = 0;
     for (; i + kLanes <= k; i += kLanes) {
       Vector weights[kC];
+      if (next) Prefetch(next + i * sizeof(float));
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
         if (ahead > 0) Prefetch(w[c] + i + ahead);
         weights[c] = Load(w[c] + i);
@@ -35,9 +35,14 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
         ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = TimesPlus(values, weights[c], sums[r][c]);
       }
     }
+    constexpr int kFours = kR * kC / 4 * 4;
+    float totals[kR * kC];
+    const Vector *all = &sums[0][0];
+    ANNEAL_UNROLL for (int i = 0; i < kFours; i += 4) SumFour(all + i, totals + i);
+    ANNEAL_UNROLL for (int i = kFours; i < kR * kC; i++) totals[i] = Sum(all[i]);
     ANNEAL_UNROLL for (int r = 0; r < kR; r++)
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
-        float sum = Sum(sums[r][c]);
+        float sum = totals[r * kC + c];
         for (int64_t rest = i; rest < k; rest++) sum += x[r * k + rest] * Widen(w[c][rest]);
         y[r * n + c] = sum;
       }

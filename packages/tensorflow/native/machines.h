@@ -44,8 +44,9 @@ inline void RotateFrom(int64_t i, float *x, const float *cos, const float *sin, 
 }
 
 // What a machine brings:
-// Block: the sums of kR rows of x by kC rows of W, which fill its registers at kRows and kColumns.
-// WidenRow: for rows of W that are read more than once. Both ask for the memory `ahead` elements further on, which comes next.
+// Block: the sums of kR rows of x by kC rows of W, which fill its registers at kRows and kColumns. It asks for the memory `ahead` elements
+// further on, which comes next, or for a line of `next` with each vector.
+// WidenRow: for rows of W that are read more than once.
 // ExpSum: exp(x - most) in place of n values x, and their sum.
 // Mix: y[r] = Σ p[r * n + i] · v[i] over n rows v[i] of `dim` values, for kR rows of p and y.
 // AddLowRank: y += scale · Σ u[i] · b[i] over `rank` rows b[i], which lie `stride` apart, of n values.
@@ -57,7 +58,7 @@ struct Generic {
   static constexpr int kRows = 4, kColumns = 3, kLanes = 8;
 
   template <typename T>
-  static void WidenRow(const T *from, float *to, int64_t k, int64_t) {
+  static void WidenRow(const T *from, float *to, int64_t k) {
     if constexpr (sizeof(T) == 2) {
       for (int64_t i = 0; i < k; i++) to[i] = Widen(from[i]);
     } else {
@@ -67,7 +68,7 @@ struct Generic {
   }
 
   template <int kR, int kC, typename T>
-  static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t) {
+  static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t, const char *) {
     for (int r = 0; r < kR; r++)
       for (int c = 0; c < kC; c++) y[r * n + c] = Dot(x + r * k, w[c], k);
   }
@@ -160,6 +161,10 @@ struct Avx2Vectors {
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
   }
+  // The four vectors' sums, side by side.
+  ANNEAL_TARGET static void SumFour(const Vector *v, float *to) {
+    for (int i = 0; i < 4; i++) to[i] = Sum(v[i]);
+  }
 };
 #define ANNEAL_MACHINE Avx2
 #include "machine_vectors.h"
@@ -190,6 +195,18 @@ struct Avx512Vectors {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
   }
   ANNEAL_TARGET static float Sum(Vector v) { return _mm512_reduce_add_ps(v); }
+  // In the order of Sum, with a third of its shuffles: those of short rows took a fifth of a product.
+  ANNEAL_TARGET static void SumFour(const Vector *v, float *to) {
+    const auto halves = [](Vector a, Vector b) ANNEAL_TARGET {
+      return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    };
+    const Vector first = halves(v[0], v[1]), second = halves(v[2], v[3]);
+    Vector quarters = _mm512_add_ps(_mm512_shuffle_f32x4(first, second, 0x88), _mm512_shuffle_f32x4(first, second, 0xdd));
+    quarters = _mm512_add_ps(quarters, _mm512_permute_ps(quarters, 0x4e));
+    quarters = _mm512_add_ps(quarters, _mm512_permute_ps(quarters, 0xb1));
+    const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+    _mm_storeu_ps(to, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, quarters)));
+  }
 };
 #define ANNEAL_MACHINE Avx512
 #include "machine_vectors.h"
@@ -197,22 +214,37 @@ struct Avx512Vectors {
 #undef ANNEAL_TARGET
 #endif
 
+// What comes after some rows of W: `ahead` elements further on, where they are read as they lie, or `bytes` at `next`.
+struct Upcoming {
+  int64_t ahead = 0;
+  const char *next = nullptr;
+  int64_t bytes = 0;
+};
+
 // kC rows of W against all rows of x.
 template <typename Machine, int kC, typename T>
-void Columns(const float *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n, int64_t ahead) {
+void Columns(const float *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n, const Upcoming &upcoming) {
   constexpr int kR = Machine::kRows;
+  // Blocks ask for a part each, so that memory is read while they compute.
+  const int64_t part = k * static_cast<int64_t>(sizeof(float));
+  int64_t asked = 0;
+  const auto next = [&]() -> const char * {
+    if (!upcoming.next || asked + part > upcoming.bytes + part / 2) return nullptr;
+    asked += part;
+    return upcoming.next + asked - part;
+  };
   int64_t r = 0;
-  for (; r + kR <= m; r += kR) Machine::template Block<kR, kC>(x + r * k, w, y + r * n, k, n, ahead);
-  for (; r + 2 <= m; r += 2) Machine::template Block<2, kC>(x + r * k, w, y + r * n, k, n, ahead);
-  if (r < m) Machine::template Block<1, kC>(x + r * k, w, y + r * n, k, n, ahead);
+  for (; r + kR <= m; r += kR) Machine::template Block<kR, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
+  for (; r + 2 <= m; r += 2) Machine::template Block<2, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
+  if (r < m) Machine::template Block<1, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
 }
 
 // `count` rows of W, at most kC.
 template <typename Machine, int kC, typename T>
 void CountedColumns(int count, const float *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n,
-                    int64_t ahead) {
-  if (count == kC) return Columns<Machine, kC>(x, w, y, m, k, n, ahead);
-  if constexpr (kC > 1) CountedColumns<Machine, kC - 1>(count, x, w, y, m, k, n, ahead);
+                    const Upcoming &upcoming) {
+  if (count == kC) return Columns<Machine, kC>(x, w, y, m, k, n, upcoming);
+  if constexpr (kC > 1) CountedColumns<Machine, kC - 1>(count, x, w, y, m, k, n, upcoming);
 }
 
 enum class Machine { kGeneric, kAvx2, kAvx512 };

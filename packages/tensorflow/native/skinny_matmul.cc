@@ -34,14 +34,15 @@ void Chunk(const float *x, const void *weights, float *y, int64_t m, int64_t k, 
       if (widen) {
         const float *wide[kC];
         for (int c = 0; c < count; c++) {
-          Machine::WidenRow(rows[c], widened.data() + c * k, k, ahead);
+          Machine::WidenRow(rows[c], widened.data() + c * k, k);
           wide[c] = widened.data() + c * k;
         }
-        CountedColumns<Machine, kC>(count, x, wide, y + column, m, k, n, 0);
+        const Upcoming following{0, reinterpret_cast<const char *>(rows[0] + ahead), ahead * static_cast<int64_t>(sizeof(T))};
+        CountedColumns<Machine, kC>(count, x, wide, y + column, m, k, n, following);
         continue;
       }
     }
-    CountedColumns<Machine, kC>(count, x, rows, y + column, m, k, n, ahead);
+    CountedColumns<Machine, kC>(count, x, rows, y + column, m, k, n, {ahead});
   }
 }
 
