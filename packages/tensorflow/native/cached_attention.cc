@@ -85,12 +85,11 @@ void AttendOne(const AttentionShape &shape, const AttentionInputs &inputs, int64
   attend(shape, inputs, head, slot, q, y);
 }
 
-void CachedAttention(const AttentionShape &shape, const AttentionInputs &inputs, float *y) {
+void CachedAttention(const AttentionShape &shape, const AttentionInputs &inputs, const float *q, float *y) {
   const int64_t count = shape.heads * shape.slots;
   const auto work = [&](int64_t index) {
     const int64_t first = index * shape.group;
-    AttendOne(shape, inputs, index / shape.slots, index % shape.slots, inputs.q + first * shape.key_dim,
-              y + first * shape.value_dim);
+    AttendOne(shape, inputs, index / shape.slots, index % shape.slots, q + first * shape.key_dim, y + first * shape.value_dim);
   };
   const int64_t products = count * (shape.capacity + shape.recent) * shape.group * (shape.key_dim + shape.value_dim);
   if (products >= kWorthSharing) return RunWithHelpers(count, work);

@@ -20,7 +20,6 @@ struct AttentionShape {
 
 // All dense and row by row. What is masked by less than kMasked is not looked at.
 struct AttentionInputs {
-  const float *q;                                      // [heads, slots, group, key_dim]
   const float *past_keys, *past_values, *past_mask;    // [heads, slots, capacity, dim], [slots, capacity]
   const float *recent_keys, *recent_values, *recent_mask;  // The same of `recent` positions
   // A further logit for each query, which takes its share of the softmax and mixes nothing: [heads, group], or null.
@@ -29,11 +28,11 @@ struct AttentionInputs {
 
 constexpr float kMasked = -5e8f;
 
-// Of one head's queries of one sequence, q and y [group, dim]; inputs.q is not looked at.
+// Of one head's queries of one sequence: q [group, key_dim], y [group, value_dim].
 void AttendOne(const AttentionShape &shape, const AttentionInputs &inputs, int64_t head, int64_t slot, const float *q, float *y);
 
-// Of all; y [heads, slots, group, value_dim].
-void CachedAttention(const AttentionShape &shape, const AttentionInputs &inputs, float *y);
+// Of all: q [heads, slots, group, key_dim], y [heads, slots, group, value_dim].
+void CachedAttention(const AttentionShape &shape, const AttentionInputs &inputs, const float *q, float *y);
 
 }  // namespace anneal
 

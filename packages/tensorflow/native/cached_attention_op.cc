@@ -16,8 +16,9 @@ constexpr int kWithoutSinks = 7, kWithSinks = 8;
 // [heads, slots, group, key_dim] and values [heads, slots, capacity, value_dim] -> [heads, slots, group, value_dim]
 void InferShape(TF_ShapeInferenceContext *context, TF_Status *status) { InferLastDimension(context, 2, -1, 4, status); }
 
+// All but the queries, which come first.
 AttentionInputs InputsOf(const float *const *in, bool has_sinks) {
-  return {in[0], in[1], in[2], in[3], in[4], in[5], in[6], has_sinks ? in[7] : nullptr};
+  return {in[1], in[2], in[3], in[4], in[5], in[6], has_sinks ? in[7] : nullptr};
 }
 
 // How many values each input has to have.
@@ -55,7 +56,7 @@ void Compute(TF_OpKernelContext *context, TF_Status *status) {
   const size_t bytes = shape.heads * shape.slots * shape.group * shape.value_dim * sizeof(float);
   TF_Tensor *y = TF_AllocateOutput(context, 0, TF_FLOAT, dims, 4, bytes, status);
   if (TF_GetCode(status) != TF_OK) return;
-  CachedAttention(shape, InputsOf(data.data(), count == kWithSinks), static_cast<float *>(TF_TensorData(y)));
+  CachedAttention(shape, InputsOf(data.data(), count == kWithSinks), data[0], static_cast<float *>(TF_TensorData(y)));
   TF_DeleteTensor(y);
 }
 
@@ -67,8 +68,8 @@ void XlaCall(void *y, const void **inputs, const char *config, size_t length, vo
   if (sscanf(text.c_str(), "%lld %lld %lld %lld %lld %lld %lld %d", n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6,
              &has_sinks) != 8)
     return;
-  CachedAttention({n[0], n[1], n[2], n[3], n[4], n[5], n[6]},
-                  InputsOf(reinterpret_cast<const float *const *>(inputs), has_sinks != 0), static_cast<float *>(y));
+  const float *const *data = reinterpret_cast<const float *const *>(inputs);
+  CachedAttention({n[0], n[1], n[2], n[3], n[4], n[5], n[6]}, InputsOf(data, has_sinks != 0), data[0], static_cast<float *>(y));
 }
 
 }  // namespace

@@ -136,8 +136,8 @@ class Step {
     const int64_t rows = shape_.rows, dim = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
     const AttentionShape shape{shape_.kv_heads, rows, group, dim, dim, shape_.capacity, shape_.recent};
     const LayerCache &cache = in_.caches[layer_];
-    const AttentionInputs inputs{nullptr,           cache.past_keys,     cache.past_values, in_.past_mask,
-                                 cache.recent_keys, cache.recent_values, in_.recent_mask,   nullptr};
+    const AttentionInputs inputs{cache.past_keys,     cache.past_values, in_.past_mask, cache.recent_keys,
+                                 cache.recent_values, in_.recent_mask,   nullptr};
     const int64_t seen = shape_.heads * rows * (shape_.capacity + shape_.recent) * dim / 4;
     ForEach(shape_.kv_heads * rows, seen, [&](int64_t index) {
       const int64_t head = index / rows, row = index % rows, at = (index * shape_.recent + shape_.place) * dim;

@@ -197,15 +197,18 @@ struct Avx512Vectors {
   ANNEAL_TARGET static float Sum(Vector v) { return _mm512_reduce_add_ps(v); }
   // In the order of Sum, with a third of its shuffles: those of short rows took a fifth of a product.
   ANNEAL_TARGET static void SumFour(const Vector *v, float *to) {
-    const auto halves = [](Vector a, Vector b) ANNEAL_TARGET {
-      return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-    };
-    const Vector first = halves(v[0], v[1]), second = halves(v[2], v[3]);
+    const Vector first = AddHalves(v[0], v[1]), second = AddHalves(v[2], v[3]);
     Vector quarters = _mm512_add_ps(_mm512_shuffle_f32x4(first, second, 0x88), _mm512_shuffle_f32x4(first, second, 0xdd));
     quarters = _mm512_add_ps(quarters, _mm512_permute_ps(quarters, 0x4e));
     quarters = _mm512_add_ps(quarters, _mm512_permute_ps(quarters, 0xb1));
     const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
     _mm_storeu_ps(to, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, quarters)));
+  }
+
+ private:
+  // The sum of a's halves, then that of b's.
+  ANNEAL_TARGET static Vector AddHalves(Vector a, Vector b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
   }
 };
 #define ANNEAL_MACHINE Avx512
