@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cache_lines.h"
 #include "helpers.h"
 #include "machines.h"
 
@@ -17,7 +18,7 @@ constexpr int64_t kWorthSharing = 100'000;
 // What one sequence sees through one head: rows of the cache where they lie. Stays with its thread, as large as was ever needed.
 struct Seen {
   std::vector<const float *> keys, values;
-  std::vector<float> masks, scores;
+  Floats masks, scores;
 
   void Add(const float *mask, const float *key_rows, const float *value_rows, int64_t count, const AttentionShape &shape) {
     for (int64_t i = 0; i < count; i++) {
@@ -31,7 +32,7 @@ struct Seen {
 
 // Scores become shares of the values.
 template <typename Machine>
-void Softmax(float *scores, const std::vector<float> &masks, const float *sink) {
+void Softmax(float *scores, const Floats &masks, const float *sink) {
   const int64_t n = masks.size();
   float most = sink ? *sink : -INFINITY;
   for (int64_t i = 0; i < n; i++) most = std::max(most, scores[i] += masks[i]);

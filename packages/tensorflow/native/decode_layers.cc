@@ -4,6 +4,7 @@
 #include <cstring>
 #include <functional>
 
+#include "cache_lines.h"
 #include "cached_attention.h"
 #include "helpers.h"
 #include "machines.h"
@@ -90,7 +91,7 @@ class Step {
   }
 
   // x of these modules by their matrices, and by their adapters' first ones.
-  void Multiply(std::initializer_list<int> modules, const std::vector<float> &x) {
+  void Multiply(std::initializer_list<int> modules, const Floats &x) {
     products_.clear();
     for (int module : modules) {
       const int64_t k = InFeatures(shape_, module), n = OutFeatures(shape_, module);
@@ -182,7 +183,7 @@ class Step {
   const int64_t rank_;
   int64_t layer_ = 0;
   // The normed x, what attention mixed, each module's result [rows, out], and x aᵀ of its adapters.
-  std::vector<float> normed_, mixed_, out_[kModules], reduced_[kModules];
+  Floats normed_, mixed_, out_[kModules], reduced_[kModules];
   std::vector<Product> products_;
 };
 

@@ -259,6 +259,7 @@ Machine ThisMachine() {
     return Machine::kAvx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Machine::kAvx2;
 #endif
+  return Machine::kGeneric;
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cache_lines.h"
 #include "helpers.h"
 #include "machines.h"
 
@@ -24,7 +25,7 @@ void Chunk(const float *x, const void *weights, float *y, int64_t m, int64_t k, 
   // Rows of W that many blocks read are widened once; those in 8 bits always, since their scale follows them.
   const bool widen = sizeof(T) == 1 || (sizeof(T) == 2 && m > 2 * Machine::kRows);
   // Grows to the widest W of the process and stays: a few kilobytes for each thread.
-  thread_local std::vector<float> widened;
+  thread_local Floats widened;
   if (widen && widened.size() < static_cast<size_t>(kC * k)) widened.resize(kC * k);
   for (int64_t column = begin; column < end; column += kC) {
     const int count = static_cast<int>(std::min<int64_t>(kC, end - column));

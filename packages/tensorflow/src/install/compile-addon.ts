@@ -6,7 +6,15 @@ import { TensorflowSetupError } from './errors.ts';
 import { lastLines, runCommand } from './run-command.ts';
 
 /** Node-API 8 is in every Node.js that we support, so an addon outlives Node.js upgrades. */
-export const COMPILER_FLAGS = ['-O2', '-std=c++17', '-fPIC', '-shared', '-pthread', '-DNAPI_VERSION=8'];
+export const COMPILER_FLAGS = [
+  '-O2',
+  '-std=c++17',
+  '-fPIC',
+  '-shared',
+  '-pthread',
+  '-Werror=return-type',
+  '-DNAPI_VERSION=8',
+];
 
 const OWN_SOURCES = [
   'anneal_extension.cc',
