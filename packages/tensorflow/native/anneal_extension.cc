@@ -489,7 +489,7 @@ napi_value RemoveFunction(napi_env env, napi_callback_info info) {
 }  // namespace
 }  // namespace tfnodejs
 
-#include "decode_layers_call.h"
+#include "fused_layers_call.h"
 
 namespace tfnodejs {
 namespace {
@@ -527,7 +527,7 @@ napi_value InitExtension(napi_env env, napi_value exports) {
   const napi_property_descriptor properties[] = {
       {"createTensorCopy", nullptr, CreateTensorCopy, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"createTensorFilled", nullptr, CreateTensorFilled, nullptr, nullptr, nullptr, napi_default, nullptr},
-      {"decodeLayers", nullptr, DecodeLayers, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"fusedLayers", nullptr, FusedLayers, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphNew", nullptr, GraphNew, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphDelete", nullptr, GraphDelete, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphPlaceholder", nullptr, GraphPlaceholder, nullptr, nullptr, nullptr, napi_default, nullptr},

@@ -15,25 +15,32 @@ namespace {
 // Below so many multiplications, waking a helper takes longer than the work.
 constexpr int64_t kWorthSharing = 100'000;
 
-// What one sequence sees through one head: rows of the cache where they lie. Stays with its thread, as large as was ever needed.
+// What queries of one head see: rows of the cache where they lie. Stays with its thread, as large as was ever needed.
 struct Seen {
   std::vector<const float *> keys, values;
   Floats masks, scores;
 
-  void Add(const float *mask, const float *key_rows, const float *value_rows, int64_t count, const AttentionShape &shape) {
-    for (int64_t i = 0; i < count; i++) {
-      if (mask[i] < kMasked) continue;
-      keys.push_back(key_rows + i * shape.key_dim);
-      values.push_back(value_rows + i * shape.value_dim);
-      masks.push_back(mask[i]);
-    }
+  static Seen &Empty() {
+    thread_local Seen seen;
+    seen.keys.clear(), seen.values.clear(), seen.masks.clear();
+    return seen;
+  }
+
+  void Add(const float *key, const float *value, float mask) {
+    keys.push_back(key);
+    values.push_back(value);
+    masks.push_back(mask);
+  }
+
+  void AddUnmasked(const float *mask, const float *key_rows, const float *value_rows, int64_t count, const AttentionShape &shape) {
+    for (int64_t i = 0; i < count; i++)
+      if (mask[i] >= kMasked) Add(key_rows + i * shape.key_dim, value_rows + i * shape.value_dim, mask[i]);
   }
 };
 
 // Scores become shares of the values.
 template <typename Machine>
-void Softmax(float *scores, const Floats &masks, const float *sink) {
-  const int64_t n = masks.size();
+void Softmax(float *scores, const float *masks, int64_t n, const float *sink) {
   float most = sink ? *sink : -INFINITY;
   for (int64_t i = 0; i < n; i++) most = std::max(most, scores[i] += masks[i]);
   float sum = Machine::ExpSum(scores, n, most);
@@ -41,32 +48,30 @@ void Softmax(float *scores, const Floats &masks, const float *sink) {
   for (int64_t i = 0; i < n; i++) scores[i] /= sum;
 }
 
+// q [queries, key_dim], y [queries, value_dim]; each query sees what `visible` says, or all, and has one of the `sinks`, if any.
 template <typename Machine>
-void Attend(const AttentionShape &shape, const AttentionInputs &in, int64_t head, int64_t slot, const float *q, float *y) {
-  thread_local Seen seen;
-  seen.keys.clear(), seen.values.clear(), seen.masks.clear();
-  const int64_t at = head * shape.slots + slot, past = at * shape.capacity, recent = at * shape.recent;
-  seen.Add(in.past_mask + slot * shape.capacity, in.past_keys + past * shape.key_dim,
-           in.past_values + past * shape.value_dim, shape.capacity, shape);
-  seen.Add(in.recent_mask + slot * shape.recent, in.recent_keys + recent * shape.key_dim,
-           in.recent_values + recent * shape.value_dim, shape.recent, shape);
-
-  const int64_t n = seen.keys.size(), group = shape.group, dim = shape.value_dim;
-  seen.scores.resize(group * n);
+void Attend(Seen &seen, int64_t key_dim, int64_t value_dim, const Visible *visible, const float *sinks, int64_t queries, const float *q,
+            float *y) {
+  const int64_t n = seen.keys.size();
+  seen.scores.resize(queries * n);
   float *scores = seen.scores.data();
   for (int64_t i = 0; i < n; i += Machine::kColumns) {
     const int count = static_cast<int>(std::min<int64_t>(Machine::kColumns, n - i));
-    CountedColumns<Machine, Machine::kColumns>(count, q, seen.keys.data() + i, scores + i, group, shape.key_dim, n, {});
+    CountedColumns<Machine, Machine::kColumns>(count, q, seen.keys.data() + i, scores + i, queries, key_dim, n, {});
   }
-  for (int64_t g = 0; g < group; g++)
-    Softmax<Machine>(scores + g * n, seen.masks, in.sinks ? in.sinks + head * group + g : nullptr);
-
+  for (int64_t r = 0; r < queries; r++) {
+    const Visible own = visible ? visible[r] : Visible{0, n};
+    float *row = scores + r * n;
+    std::fill(row, row + own.begin, 0.0f);
+    Softmax<Machine>(row + own.begin, seen.masks.data() + own.begin, own.end - own.begin, sinks ? sinks + r : nullptr);
+    std::fill(row + own.end, row + n, 0.0f);
+  }
   constexpr int kR = Machine::kRows;
   const float *const *values = seen.values.data();
-  int64_t g = 0;
-  for (; g + kR <= group; g += kR) Machine::template Mix<kR>(scores + g * n, values, y + g * dim, n, dim);
-  for (; g + 2 <= group; g += 2) Machine::template Mix<2>(scores + g * n, values, y + g * dim, n, dim);
-  if (g < group) Machine::template Mix<1>(scores + g * n, values, y + g * dim, n, dim);
+  int64_t r = 0;
+  for (; r + kR <= queries; r += kR) Machine::template Mix<kR>(scores + r * n, values, y + r * value_dim, n, value_dim);
+  for (; r + 2 <= queries; r += 2) Machine::template Mix<2>(scores + r * n, values, y + r * value_dim, n, value_dim);
+  if (r < queries) Machine::template Mix<1>(scores + r * n, values, y + r * value_dim, n, value_dim);
 }
 
 using AttendFn = decltype(&Attend<Generic>);
@@ -79,22 +84,38 @@ AttendFn BestAttend() {
   return Attend<Generic>;
 }
 
-}  // namespace
+const AttendFn kAttend = BestAttend();
 
-void AttendOne(const AttentionShape &shape, const AttentionInputs &inputs, int64_t head, int64_t slot, const float *q, float *y) {
-  static const AttendFn attend = BestAttend();
-  attend(shape, inputs, head, slot, q, y);
+// One head's queries of one sequence: q [group, key_dim], y [group, value_dim].
+void AttendSlot(const AttentionShape &shape, const AttentionInputs &in, int64_t head, int64_t slot, const float *q, float *y) {
+  Seen &seen = Seen::Empty();
+  const int64_t at = head * shape.slots + slot, past = at * shape.capacity, recent = at * shape.recent;
+  seen.AddUnmasked(in.past_mask + slot * shape.capacity, in.past_keys + past * shape.key_dim, in.past_values + past * shape.value_dim,
+                   shape.capacity, shape);
+  seen.AddUnmasked(in.recent_mask + slot * shape.recent, in.recent_keys + recent * shape.key_dim,
+                   in.recent_values + recent * shape.value_dim, shape.recent, shape);
+  const float *sinks = in.sinks ? in.sinks + head * shape.group : nullptr;
+  kAttend(seen, shape.key_dim, shape.value_dim, nullptr, sinks, shape.group, q, y);
 }
+
+}  // namespace
 
 void CachedAttention(const AttentionShape &shape, const AttentionInputs &inputs, const float *q, float *y) {
   const int64_t count = shape.heads * shape.slots;
   const auto work = [&](int64_t index) {
     const int64_t first = index * shape.group;
-    AttendOne(shape, inputs, index / shape.slots, index % shape.slots, q + first * shape.key_dim, y + first * shape.value_dim);
+    AttendSlot(shape, inputs, index / shape.slots, index % shape.slots, q + first * shape.key_dim, y + first * shape.value_dim);
   };
   const int64_t products = count * (shape.capacity + shape.recent) * shape.group * (shape.key_dim + shape.value_dim);
   if (products >= kWorthSharing) return RunWithHelpers(count, work);
   for (int64_t index = 0; index < count; index++) work(index);
+}
+
+void AttendRuns(const KeyRun *runs, int64_t count, int64_t dim, const Visible *visible, int64_t queries, const float *q, float *y) {
+  Seen &seen = Seen::Empty();
+  for (const KeyRun *run = runs; run < runs + count; run++)
+    for (int64_t i = 0; i < run->count; i++) seen.Add(run->keys + i * dim, run->values + i * dim, 0);
+  kAttend(seen, dim, dim, visible, nullptr, queries, q, y);
 }
 
 }  // namespace anneal

@@ -1,7 +1,7 @@
-// Attention of one query per sequence over what a cache holds, as a decode step needs it: softmax(q kᵀ + mask) v, where q is already
-// scaled. A general product would be called for each head of each sequence, and takes longer to begin than these few rows take.
+// Attention over what a cache holds: softmax(q kᵀ) v, where q is already scaled. A general product would be called for each head of each
+// sequence, and takes longer to begin than these few rows take.
 //
-// A sequence's result does not depend on the others, nor on how much of the cache is masked.
+// A query's result does not depend on the others, nor on how much of the cache it does not see.
 
 #ifndef ANNEAL_CACHED_ATTENTION_H_
 #define ANNEAL_CACHED_ATTENTION_H_
@@ -28,11 +28,22 @@ struct AttentionInputs {
 
 constexpr float kMasked = -5e8f;
 
-// Of one head's queries of one sequence: q [group, key_dim], y [group, value_dim].
-void AttendOne(const AttentionShape &shape, const AttentionInputs &inputs, int64_t head, int64_t slot, const float *q, float *y);
-
-// Of all: q [heads, slots, group, key_dim], y [heads, slots, group, value_dim].
+// One query of every head of every sequence: q [heads, slots, group, key_dim], y [heads, slots, group, value_dim].
 void CachedAttention(const AttentionShape &shape, const AttentionInputs &inputs, const float *q, float *y);
+
+// Neighbouring positions of one head: [count, dim] each.
+struct KeyRun {
+  const float *keys, *values;
+  int64_t count;
+};
+
+// Of the positions of all runs, those that a query sees.
+struct Visible {
+  int64_t begin, end;
+};
+
+// `queries` queries of one head see the same runs, each what `visible` says: q and y [queries, dim].
+void AttendRuns(const KeyRun *runs, int64_t count, int64_t dim, const Visible *visible, int64_t queries, const float *q, float *y);
 
 }  // namespace anneal
 

@@ -54,9 +54,9 @@ export interface GraphNode {
   outputs: { dtype: number; shape: number[] | null }[];
 }
 
-/** What a decode step through all layers takes; shapes as in native/decode_layers.h. Lists hold tensor ids, -1 where there is none. */
-export interface DecodeLayersStep {
-  /** hidden, heads, kv heads, head dim, intermediate, capacity, recent, place */
+/** What tokens take through all layers; shapes as in native/fused_layers.h. Lists hold tensor ids, -1 where there is none. */
+export interface FusedLayersCall {
+  /** hidden, heads, kv heads, head dim, intermediate, past positions, recent positions */
   sizes: Int32Array;
   normEps: number;
   attentionScale: number;
@@ -67,8 +67,8 @@ export interface DecodeLayersStep {
   embed: number;
   cos: Float32Array;
   sin: Float32Array;
-  pastMask: Float32Array;
-  recentMask: Float32Array;
+  /** Per row: from and to which past position it looks, from and to which recent one, and which of those is its own. */
+  places: Int32Array;
   /** Per layer: two norms, seven matrices, three biases, two norms of heads. */
   weights: Int32Array;
   /** Per layer: past keys and values, recent keys and values. */
@@ -86,8 +86,8 @@ export interface GraphBinding {
   createTensorCopy(shape: number[], dtype: number, values: AnyTypedArray): number;
   /** `fill` is given the tensor's memory, which is detached from JavaScript when it returns. */
   createTensorFilled(shape: number[], dtype: number, fill: (memory: ArrayBuffer) => void): number;
-  /** Returns the id of what leaves the last layer, [rows, 1, hidden]; writes to the recent keys and values. For the CPU. */
-  decodeLayers(step: DecodeLayersStep): number;
+  /** Returns the id of what leaves the last layer, [rows, hidden]; writes to the recent keys and values. For the CPU. */
+  fusedLayers(call: FusedLayersCall): number;
   graphNew(): number;
   graphDelete(graph: number): void;
   graphPlaceholder(graph: number, dtype: number, shape: number[] | null): GraphNode;

@@ -14,13 +14,6 @@ export { type CompileOptions, compile } from './compile/compile.ts';
 export { type CompiledVjp, compileVjp, type ResidualPolicy, type VjpOptions } from './compile/compile-vjp.ts';
 export type { MatmulPrecision } from './compile/trace.ts';
 export type { Tree } from './compile/tree.ts';
-export {
-  adapterIds,
-  canDecodeLayers,
-  type DecodeLayersInputs,
-  decodeLayers,
-  layerWeightIds,
-} from './decode-layers.ts';
 export type { Check } from './doctor/checks.ts';
 export {
   type CpuReport,
@@ -32,6 +25,13 @@ export {
 export { type DoctorReport, doctor } from './doctor/doctor.ts';
 export { formatDoctorReport } from './doctor/format.ts';
 export { filledTensor, type Storage, type StoredValues, storedShape } from './filled-tensor.ts';
+export {
+  adapterIds,
+  canFuseLayers,
+  type FusedLayersInputs,
+  fusedLayers,
+  layerWeightIds,
+} from './fused-layers.ts';
 export { type GroupedMatMulOptions, groupedMatMul } from './grouped-matmul.ts';
 export { annealCacheDir } from './install/cache-dir.ts';
 export { type TensorflowSetupCode, TensorflowSetupError } from './install/errors.ts';

@@ -14,8 +14,10 @@ export interface AdmissionLimits {
   kvBudgetBytes: number;
   /** Longer prompts are prefilled in pieces of this many tokens. */
   pieceTokens: number;
-  /** Padded prompt tokens that one prefill takes on. */
+  /** Prompt tokens that one prefill takes on, padding included. */
   prefillTokens: number;
+  /** Whether prompts of any adapters and lengths go together, without padding. */
+  mixesPrompts: boolean;
 }
 
 /** What decodes at present: its sequences, and the positions for which each slot has room. */
@@ -39,22 +41,17 @@ export class Admission {
   }
 
   /**
-   * Waiting jobs that can be prefilled together now: same adapter, similar length, within slots, tokens and KV memory. One that
-   * goes in pieces goes alone, and one that begins like another of the group waits for what that computes.
+   * Waiting jobs that can be prefilled together now: within slots, tokens and KV memory and, unless any go together, of the same adapter
+   * and similar length. One that goes in pieces goes alone, and one that begins like another of the group waits for what that computes.
    */
   nextGroup(waiting: Job[], { active, capacity }: Occupancy): PrefillGroup {
     const group: PrefillGroup = [];
     let free = this.#limits.maxSlots - active;
-    let width = 0;
     if (free <= 0) return group;
     for (const job of this.#turns.ordered(waiting)) {
       if (free <= 0) break;
       const first = group[0]?.job;
-      if (first && job.adapter !== first.adapter) continue;
-      const nextWidth = Math.max(width, bucketWidth(job.request.prompt.length));
-      const tooMuch =
-        first && (nextWidth * (group.length + 1) > this.#limits.prefillTokens || width !== nextWidth);
-      if (tooMuch) continue;
+      if (first && !this.#goesWith(job, group)) continue;
       const count = Math.min(free, job.sequences.length - job.started);
       const slots = active + count + group.reduce((sum, g) => sum + g.count, 0);
       if (!this.#fitsMemory(job, slots, capacity) && (first || active > 0)) continue;
@@ -63,9 +60,20 @@ export class Admission {
       if (alone || group.some((other) => this.#beginsLike(job, other.job))) continue;
       group.push({ job, count });
       free -= count;
-      width = nextWidth;
     }
     return group;
+  }
+
+  #goesWith(job: Job, group: PrefillGroup): boolean {
+    const lengths = [...group.map((other) => other.job), job].map(({ request }) => request.prompt.length);
+    if (this.#limits.mixesPrompts)
+      return lengths.reduce((sum, length) => sum + length, 0) <= this.#limits.prefillTokens;
+    const width = bucketWidth(lengths[0]!);
+    return (
+      job.adapter === group[0]!.job.adapter &&
+      bucketWidth(job.request.prompt.length) === width &&
+      width * lengths.length <= this.#limits.prefillTokens
+    );
   }
 
   goesInPieces(job: Job): boolean {
@@ -85,7 +93,8 @@ export class Admission {
   }
 
   /** Whether it is better to wait for what the other's prompt leaves in the prefix cache. */
-  #beginsLike({ key }: Job, other: Job): boolean {
+  #beginsLike({ key, adapter }: Job, other: Job): boolean {
+    if (adapter !== other.adapter) return false;
     const usable = this.#prefixes.usableLength(other.key, key);
     return usable >= MIN_SHARED && usable >= key.length / 2;
   }

@@ -1,20 +1,19 @@
 /**
  * The adapters of a decode batch. Where compiled functions apply them, several are joined into one of their ranks' sum, of which each row
- * uses its own part: every adapter is read once, however many rows have it. A fused step takes them as they are.
+ * uses its own part: every adapter is read once, however many rows have it. Fused layers take them as they are.
  */
 import { compile, type Tensor, tf } from '@anneal/tensorflow';
 import type { LoraTensors } from '../layers/linear.ts';
 import type { AdaptedModule, LoraAdapter } from '../lora/adapter.ts';
 import { type StackedAdapters, stackAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
-import { type RowAdapters, RowAdapterTensors } from './fused-step.ts';
-
-/** `rows` where steps are fused, which then do not look at `layers`. */
-export interface DecodeAdapters extends StackedAdapters {
-  rows?: RowAdapters;
-}
 
 type Row = LoraAdapter | undefined;
+
+/** `rows` are what fused layers look at, and `layers` what others do. */
+export interface BatchedAdapters extends StackedAdapters {
+  rows: Row[];
+}
 
 interface Pair {
   [key: string]: Tensor;
@@ -38,24 +37,22 @@ const join = compile('join_adapters', ({ modules }: { modules: Pair[][] }) =>
 
 export class BatchAdapters {
   readonly #base: BaseModel;
-  /** Of fused steps. */
-  readonly #rowTensors: RowAdapterTensors | undefined;
+  readonly #fused: boolean;
   #distinct: Row[] = [];
   #layers: Joined[][] = [];
   #head: Joined | undefined;
   /** What the last answer holds besides the joined adapters. */
   #owned: Tensor[] = [];
 
-  /** @param fused Whether layers are run by fused steps. */
+  /** @param fused Whether the layers are fused. */
   constructor(base: BaseModel, { fused }: { fused: boolean }) {
     this.#base = base;
-    if (fused) this.#rowTensors = new RowAdapterTensors();
+    this.#fused = fused;
   }
 
   /** For rows `rows[i]`; `undefined` is the base model. Valid until the next call; the caller frees nothing. */
-  of(rows: Row[]): DecodeAdapters {
-    const stacked = this.#stacked(rows);
-    return this.#rowTensors ? { ...stacked, rows: this.#rowTensors.of(rows) } : stacked;
+  of(rows: Row[]): BatchedAdapters {
+    return { ...this.#stacked(rows), rows };
   }
 
   #stacked(rows: Row[]): StackedAdapters {
@@ -78,7 +75,6 @@ export class BatchAdapters {
   dispose(): void {
     tf.dispose(this.#owned);
     this.#owned = [];
-    this.#rowTensors?.dispose();
     this.#forget();
   }
 
@@ -93,7 +89,7 @@ export class BatchAdapters {
   #join(distinct: Row[]): void {
     this.#forget();
     const adapters = distinct.filter((one) => one !== undefined);
-    const joinedLayers = this.#rowTensors ? [] : this.#base.layers;
+    const joinedLayers = this.#fused ? [] : this.#base.layers;
     const wanted = joinedLayers.map((_, layer) =>
       [...new Set(adapters.flatMap(({ layers }) => layers[layer]!.map(({ module }) => module.key)))].map(
         (key) => ({

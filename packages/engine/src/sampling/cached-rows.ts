@@ -17,6 +17,6 @@ export type CachedLayer = {
 /** What a prefill leaves of its rows, per layer. */
 export interface PrefilledRows {
   layers: CachedLayer[];
-  /** Positions of a row. */
-  width: number;
+  /** Where each row's positions begin; those of another may follow them, or padding. */
+  starts: number[];
 }

@@ -4,7 +4,7 @@ import type { Tensor } from '@anneal/tensorflow';
 import type { CacheShape } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
-import { BatchAdapters, type DecodeAdapters } from './batch-adapters.ts';
+import { BatchAdapters, type BatchedAdapters } from './batch-adapters.ts';
 import type { PrefilledRows } from './cached-rows.ts';
 import type { Decoder } from './decoder.ts';
 import type { Job, Running } from './job.ts';
@@ -23,7 +23,7 @@ export class DecodeBatch {
   readonly #batchAdapters: BatchAdapters;
   /** By slot; undefined where a sequence has ended. */
   #running: (Running | undefined)[] = [];
-  #adapters: DecodeAdapters | undefined;
+  #adapters: BatchedAdapters | undefined;
 
   /**
    * @param shapes What each layer keeps of a sequence
@@ -66,7 +66,7 @@ export class DecodeBatch {
    */
   step(
     decoder: Decoder,
-    draw: (x: Tensor, entries: (Running | undefined)[], adapters: DecodeAdapters) => void,
+    draw: (x: Tensor, entries: (Running | undefined)[], adapters: BatchedAdapters) => void,
   ): void {
     if (this.#cache.isFull || bucketSlots(this.active) < this.#cache.slots) this.#rebuild([], undefined);
     const tokens = Int32Array.from(

@@ -4,13 +4,15 @@ import type { EngineImage } from '../engine.ts';
 import { causalMaskValues } from '../layers/attention.ts';
 import { embed } from '../layers/embedding.ts';
 import type { LoraTensors } from '../layers/linear.ts';
+import type { LoraAdapter } from '../lora/adapter.ts';
 import type { StackedAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
+import { bucketWidth } from '../training/batch-plan.ts';
 import { type PlacedImages, placeImages, withDeepstack, withFeatures } from '../vision/placed-images.ts';
-import type { DecodeAdapters } from './batch-adapters.ts';
+import type { BatchedAdapters } from './batch-adapters.ts';
 import { extensionMask } from './cached-attention.ts';
 import type { CachedLayer, PrefilledRows } from './cached-rows.ts';
-import { canFuseSteps, FusedStep } from './fused-step.ts';
+import { FusedLayers, layersFuse } from './fused-layers.ts';
 import { type HeadOutput, type HeadTree, headOutputs } from './head-outputs.ts';
 import { type KvCache, RECENT } from './kv-cache.ts';
 import {
@@ -31,12 +33,12 @@ export class Decoder {
   readonly #embed: (inputs: { ids: Tensor; table: Tensor }) => { x: Tensor };
   readonly #layer: LayerFunctions;
   readonly #head: (inputs: HeadTree) => { [key: string]: Tensor };
-  readonly #fusedStep: FusedStep | undefined;
+  readonly #fusedLayers: FusedLayers | undefined;
 
-  /** @param options.fuse Whether steps may go through all layers at once. */
+  /** @param options.fuse Whether tokens may go through all layers at once. */
   constructor(base: BaseModel, options: { xla: boolean; fuse?: boolean }) {
     this.#base = base;
-    if ((options.fuse ?? true) && canFuseSteps(base)) this.#fusedStep = new FusedStep(base);
+    if ((options.fuse ?? true) && layersFuse(base)) this.#fusedLayers = new FusedLayers(base);
     this.#hasState = base.cacheShapes().map((shape) => 'state' in shape);
     const precision = { matmulPrecision: base.matmulPrecision };
     this.#embed = compile(
@@ -48,9 +50,9 @@ export class Decoder {
     this.#head = compile('sample_head', (inputs: HeadTree) => headOutputs(inputs, base), precision);
   }
 
-  /** Whether steps look at the adapters' `rows`. */
+  /** Whether tokens without images go through all layers at once: then prompts of several adapters can be prefilled together. */
   get fused(): boolean {
-    return this.#fusedStep !== undefined;
+    return this.#fusedLayers !== undefined;
   }
 
   get vocabSize(): number {
@@ -64,50 +66,49 @@ export class Decoder {
 
   /**
    * Runs prompts through the layers.
-   * @param ids int32 [rows, width], padded at the end
-   * @param lengths Tokens of each row
+   * @param adapters Of each prompt; the same of all, unless {@link fused}
    * @param images What images put into them; stays the caller's
-   * @returns Hidden states before the final norm [rows, width, hidden], and what the cache takes.
+   * @returns Hidden states before the final norm [positions, hidden], and what the cache takes; both begin where `cached.starts` says.
    */
   prefill(
-    ids: Tensor,
-    lengths: number[],
-    adapters: StackedAdapters,
+    prompts: Int32Array[],
+    adapters: BatchedAdapters,
     images?: PlacedImages,
   ): { x: Tensor; cached: PrefilledRows } {
-    const width = ids.shape[1] as number;
+    if (this.#fusedLayers && !images) return this.#fusedLayers.prefill(prompts, adapters.rows);
+    const width = bucketWidth(Math.max(...prompts.map(({ length }) => length)));
     const masks = perKey(this.#base.attention, ({ window = width }) => ({
       key: Math.min(window, width),
       make: () => ({ mask: tf.tensor4d(causalMaskValues(width, window), [1, 1, width, width]) as Tensor }),
     }));
-    const ends = { lengths: tf.tensor1d(lengths, 'int32') as Tensor };
-    const { x, made } = this.#through({ ids, adapters, images }, (layer, inputs) => {
+    const lengths = prompts.map(({ length }) => length);
+    const given = { ids: padded(prompts, width), lengths: tf.tensor1d(lengths, 'int32') as Tensor };
+    const { x, made } = this.#through({ ids: given.ids, adapters, images }, (layer, inputs) => {
       const { rope } = this.#base.attention[layer]!;
       return this.#layer.prefill({
         ...inputs,
         rope: (images?.ropes.get(rope) ?? rope.upTo(width)) as Rope,
-        ...(this.#hasState[layer] ? ends : masks[layer]!),
+        ...(this.#hasState[layer] ? { lengths: given.lengths } : masks[layer]!),
       });
     });
-    tf.dispose({ masks, ends });
-    return { x, cached: { layers: made, width } };
+    tf.dispose({ masks, given });
+    return { x: flat(x), cached: { layers: made, starts: prompts.map((_, row) => row * width) } };
   }
 
   /**
    * Runs the next piece of one prompt through the layers.
-   * @param ids int32 [1, width], padded at the end
-   * @param count Tokens among them
    * @param before What the prompt begins with: rows of which the first `length` count; all of them where layers have states
    * @returns As {@link prefill}, of the new positions.
    */
   extend(
-    ids: Tensor,
-    count: number,
-    { rows, length }: { rows: PromptRows; length: number },
-    adapters: StackedAdapters,
+    piece: Int32Array,
+    before: { rows: PromptRows; length: number },
+    adapters: BatchedAdapters,
     images?: PlacedImages,
   ): { x: Tensor; cached: PrefilledRows } {
-    const width = ids.shape[1] as number;
+    if (this.#fusedLayers && !images) return this.#fusedLayers.prefill([piece], adapters.rows, before);
+    const { rows, length } = before;
+    const width = bucketWidth(piece.length);
     const masks = perKey(this.#base.attention, ({ window }) => ({
       key: window,
       make: () => ({
@@ -123,17 +124,17 @@ export class Decoder {
       key: rope,
       make: () => rope.from(length, width) as Rope,
     }));
-    const ends = { lengths: tf.tensor1d([count], 'int32') as Tensor };
-    const { x, made } = this.#through({ ids, adapters, images }, (layer, inputs) => {
+    const given = { ids: padded([piece], width), lengths: tf.tensor1d([piece.length], 'int32') as Tensor };
+    const { x, made } = this.#through({ ids: given.ids, adapters, images }, (layer, inputs) => {
       const { positions: past, state } = rows.layers[layer]!;
       return this.#layer.extend({
         ...inputs,
         rope: (images?.ropes.get(this.#base.attention[layer]!.rope) as Rope | undefined) ?? ropes[layer]!,
-        ...(this.#hasState[layer] ? { ...ends, state } : { ...masks[layer]!, past }),
+        ...(this.#hasState[layer] ? { lengths: given.lengths, state } : { ...masks[layer]!, past }),
       });
     });
-    tf.dispose({ masks, ropes, ends });
-    return { x, cached: { layers: made, width } };
+    tf.dispose({ masks, ropes, given });
+    return { x: flat(x), cached: { layers: made, starts: [0] } };
   }
 
   /**
@@ -142,10 +143,10 @@ export class Decoder {
    * @param shifts How far each slot's position is from its number of tokens, see `SequencePositions`
    * @returns Hidden states before the final norm, [slots, 1, hidden]; the cache has advanced.
    */
-  step(tokens: Int32Array, shifts: number[], cache: KvCache, adapters: DecodeAdapters): Tensor {
+  step(tokens: Int32Array, shifts: number[], cache: KvCache, adapters: BatchedAdapters): Tensor {
     const { slots } = cache;
     const positions = Array.from({ length: slots }, (_, slot) => cache.length(slot) + shifts[slot]!);
-    if (this.#fusedStep && adapters.rows) return this.#fusedStep.run(tokens, positions, cache, adapters.rows);
+    if (this.#fusedLayers) return this.#fusedLayers.step(tokens, positions, cache, adapters.rows);
     const ids = tf.tensor2d(tokens, [slots, 1], 'int32') as Tensor;
     const masks = perKey(this.#base.attention, ({ window }) => ({
       key: window,
@@ -171,6 +172,15 @@ export class Decoder {
     tf.dispose({ ids, masks, ropes, place });
     cache.advance(made);
     return x;
+  }
+
+  /** Frees what is kept of an adapter that is about to go. */
+  forget(adapter: LoraAdapter): void {
+    this.#fusedLayers?.forget(adapter);
+  }
+
+  dispose(): void {
+    this.#fusedLayers?.dispose();
   }
 
   /** Embeds ids and runs each layer by `run`. */
@@ -239,6 +249,22 @@ export class Decoder {
     tf.dispose([inputs.temperature, inputs.seeds, ...Object.values(read)]);
     return result;
   }
+}
+
+/** int32 [rows, width], padded at the end. */
+function padded(prompts: Int32Array[], width: number): Tensor {
+  const ids = new Int32Array(prompts.length * width);
+  prompts.forEach((prompt, row) => {
+    ids.set(prompt, row * width);
+  });
+  return tf.tensor2d(ids, [prompts.length, width], 'int32') as Tensor;
+}
+
+/** [rows, width, hidden], which is freed → [rows · width, hidden] */
+function flat(x: Tensor): Tensor {
+  const rows = tf.reshape(x, [-1, x.shape[2] as number]) as Tensor;
+  x.dispose();
+  return rows;
 }
 
 /** One value per layer; layers whose keys are equal share theirs. */

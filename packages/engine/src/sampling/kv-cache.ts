@@ -15,6 +15,7 @@ import type { StateTensors } from '../layers/recurrent-state.ts';
 import type { CacheShape, PositionsShape } from '../models/architecture.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { CachedLayer, KeysAndValues, PrefilledRows } from './cached-rows.ts';
+import type { RowPlace } from './fused-layers.ts';
 import { PromptRows } from './prompt-rows.ts';
 
 /** Steps that the recent tensors hold. */
@@ -138,6 +139,20 @@ export class KvCache {
     return { past, recent };
   }
 
+  /**
+   * Where each slot looks, as {@link masks} has it, and where it writes: among the positions of all slots.
+   * @param window As in {@link masks}
+   */
+  places(window = Number.POSITIVE_INFINITY): RowPlace[] {
+    return Array.from({ length: this.slots }, (_, slot): RowPlace => {
+      const [length, past, recent] = [this.#lengths[slot]!, slot * this.capacity, slot * RECENT];
+      const first = Math.max(0, this.length(slot) + 1 - window);
+      const firstRecent = this.#joined[slot]! + Math.max(0, first - length);
+      const own = recent + this.#step;
+      return [past + Math.min(first, length), past + length, recent + firstRecent, own + 1, own];
+    });
+  }
+
   /** A step has written its keys and values into the recent tensors. */
   advanceInPlace(): void {
     this.#step++;
@@ -236,7 +251,7 @@ export class KvCache {
     sources.forEach((source, target) => {
       const at = target * capacity;
       if (source.from === 'prefill') {
-        const start = prefillStart + source.row * prefilled!.width;
+        const start = prefillStart + prefilled!.starts[source.row]!;
         for (let i = 0; i < source.length; i++) index[at + i] = start + i;
         return;
       }

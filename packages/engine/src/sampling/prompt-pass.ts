@@ -1,9 +1,9 @@
 /** One prompt, prefilled in pieces, between which others use the device; the beginning may come from the prefix cache. */
 import { type Tensor, tf } from '@anneal/tensorflow';
 import type { EngineImage } from '../engine.ts';
-import type { StackedAdapters } from '../lora/adapter-stack.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import { disposePlaced } from '../vision/placed-images.ts';
+import type { BatchedAdapters } from './batch-adapters.ts';
 import type { Decoder } from './decoder.ts';
 import type { PrefixHit } from './prefix-cache.ts';
 import { PromptRows } from './prompt-rows.ts';
@@ -11,7 +11,7 @@ import { PromptRows } from './prompt-rows.ts';
 export interface PromptPassOptions {
   prompt: Int32Array;
   images: readonly EngineImage[];
-  adapters: StackedAdapters;
+  adapters: BatchedAdapters;
   hit: PrefixHit | undefined;
   /** Tokens of a piece. */
   pieceTokens: number;
@@ -42,34 +42,31 @@ export class PromptPass {
   step(): void {
     const { prompt, images, adapters, hit, pieceTokens, keepHidden } = this.#options;
     const count = Math.min(pieceTokens, prompt.length - this.#done);
-    const width = bucketWidth(count);
-    const ids = new Int32Array(width);
-    ids.set(prompt.subarray(this.#done, this.#done + count));
-    const idTensor = tf.tensor2d(ids, [1, width], 'int32') as Tensor;
+    const piece = prompt.subarray(this.#done, this.#done + count);
     const first = this.#rows === undefined;
     const before = first ? hit : { rows: this.#rows!, length: this.#done };
-    const placed = this.#decoder.place(images, this.#done, width);
+    const placed = this.#decoder.place(images, this.#done, bucketWidth(count));
     const { x, cached } = before
-      ? this.#decoder.extend(idTensor, count, before, adapters, placed)
-      : this.#decoder.prefill(idTensor, [count], adapters, placed);
+      ? this.#decoder.extend(piece, before, adapters, placed)
+      : this.#decoder.prefill([piece], adapters, placed);
     disposePlaced(placed);
     const capacity = bucketWidth(this.#done + count);
     const rows = PromptRows.joined(before, cached, { row: 0, count, capacity });
-    tf.dispose([idTensor, cached.layers]);
+    tf.dispose(cached.layers);
     this.#rows?.dispose();
     this.#rows = rows;
     if (!keepHidden) tf.dispose(this.#hidden.splice(0));
-    this.#hidden.push(tf.slice(x, [0, 0, 0], [1, count, x.shape[2] as number]));
+    this.#hidden.push(tf.slice(x, [0, 0], [count, -1]));
     x.dispose();
     this.#done += count;
   }
 
   /**
-   * What a finished pass has: hidden states before the final norm [1, positions, hidden], the last position's last, and the
+   * What a finished pass has: hidden states before the final norm [positions, hidden], the last position's last, and the
    * prompt's rows for the cache. The caller owns both.
    */
   take(): { x: Tensor; rows: PromptRows } {
-    const x = this.#hidden.length === 1 ? this.#hidden[0]! : (tf.concat(this.#hidden, 1) as Tensor);
+    const x = this.#hidden.length === 1 ? this.#hidden[0]! : (tf.concat(this.#hidden, 0) as Tensor);
     if (this.#hidden.length > 1) tf.dispose(this.#hidden);
     const rows = this.#rows!;
     this.#hidden = [];

@@ -34,7 +34,7 @@ export class PromptRows {
     added: PrefilledRows,
     { row, count, capacity }: { row: number; count: number; capacity: number },
   ): PromptRows {
-    const start = (before?.rows.capacity ?? 0) + row * added.width;
+    const start = (before?.rows.capacity ?? 0) + added.starts[row]!;
     const kept = before?.length ?? 0;
     const index = Int32Array.from({ length: capacity }, (_, i) =>
       i < kept ? i : i < kept + count ? start + i - kept : 0,

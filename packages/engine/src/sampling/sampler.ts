@@ -14,7 +14,7 @@ import {
   type SampleResult,
 } from '../engine.ts';
 import type { LoraAdapter } from '../lora/adapter.ts';
-import { type StackedAdapters, stackAdapters } from '../lora/adapter-stack.ts';
+import type { StackedAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { HeadPass } from '../training/head-pass.ts';
@@ -22,6 +22,7 @@ import { checkImages } from '../vision/check-images.ts';
 import { positionShift } from '../vision/placed-images.ts';
 import { prefixKey } from '../vision/prefix-key.ts';
 import { Admission, type AdmissionLimits } from './admission.ts';
+import { BatchAdapters } from './batch-adapters.ts';
 import type { PrefilledRows } from './cached-rows.ts';
 import { checkSampleRequest, stopConditions } from './check-request.ts';
 import { bucketSlots, DecodeBatch } from './decode-batch.ts';
@@ -35,7 +36,7 @@ import { PromptRows } from './prompt-rows.ts';
 import { PromptScorer, wantsPromptScores } from './prompt-scores.ts';
 import { Sequence } from './sequence.ts';
 
-export interface SamplerOptions extends Omit<AdmissionLimits, 'pieceTokens'> {
+export interface SamplerOptions extends Omit<AdmissionLimits, 'pieceTokens' | 'mixesPrompts'> {
   pieceTokens?: number;
   /** Bytes that keys and values of earlier prompts may take. */
   prefixBudgetBytes?: number;
@@ -52,6 +53,8 @@ export class Sampler {
   readonly #options: SamplerOptions;
   readonly #decoder: Decoder;
   readonly #scorer: PromptScorer;
+  /** Of prompts; the decode batch has its own. */
+  readonly #promptAdapters: BatchAdapters;
   readonly #batch: DecodeBatch;
   readonly #admission: Admission;
   readonly #pieceTokens: number;
@@ -65,6 +68,7 @@ export class Sampler {
     this.#base = base;
     this.#options = options;
     this.#decoder = new Decoder(base, { xla: options.xla });
+    this.#promptAdapters = new BatchAdapters(base, this.#decoder);
     this.#scorer = new PromptScorer(base, head);
     this.#pieceTokens = options.pieceTokens ?? PIECE_TOKENS;
     const shapes = base.cacheShapes();
@@ -72,7 +76,7 @@ export class Sampler {
       wholeOnly: shapes.some((shape) => 'state' in shape),
     });
     this.#batch = new DecodeBatch(base, shapes, this.#decoder);
-    const limits = { ...options, pieceTokens: this.#pieceTokens };
+    const limits = { ...options, pieceTokens: this.#pieceTokens, mixesPrompts: this.#decoder.fused };
     this.#admission = new Admission(limits, shapes, this.#prefixes, this.#turns);
   }
 
@@ -148,7 +152,9 @@ export class Sampler {
   async whenUnused(adapter: LoraAdapter | undefined): Promise<void> {
     while (this.#jobs().some((job) => job.adapter === adapter))
       await new Promise((resolve) => setTimeout(resolve, 20));
-    if (adapter) this.#prefixes.forget(adapter);
+    if (!adapter) return;
+    this.#prefixes.forget(adapter);
+    this.#decoder.forget(adapter);
   }
 
   #jobs(): Job[] {
@@ -200,100 +206,104 @@ export class Sampler {
   }
 
   #prefillTogether(group: PrefillGroup): void {
-    const width = bucketWidth(Math.max(...group.map(({ job }) => job.request.prompt.length)));
-    const ids = new Int32Array(group.length * width);
+    const adapters = this.#promptAdapters.of(group.map(({ job }) => job.adapter));
+    const prompts = group.map(({ job }) => job.request.prompt);
+    const { x, cached } = this.#decoder.prefill(prompts, adapters);
     group.forEach(({ job }, row) => {
-      ids.set(job.request.prompt, row * width);
+      this.#scorePrompt(job, x, cached.starts[row]!);
     });
-    const adapter = group[0]!.job.adapter;
-    const stacked = stackAdapters([adapter], this.#base.layers.length);
-    const idTensor = tf.tensor2d(ids, [group.length, width], 'int32');
-    const lengths = group.map(({ job }) => job.request.prompt.length);
-    const { x, cached } = this.#decoder.prefill(idTensor, lengths, stacked);
-    group.forEach(({ job }, row) => {
-      this.#scorePrompt(job, x, row, adapter);
-    });
-    this.#start(group, stacked, { x, width, last: (row, length) => row * width + length - 1 }, cached);
-    group.forEach(({ job: { key } }, row) => {
+    const last = prompts.map(({ length }, row) => cached.starts[row]! + length - 1);
+    this.#start(group, { x, last }, cached);
+    group.forEach(({ job: { key, adapter } }, row) => {
       const count = key.length;
       if (count < MIN_SHARED) return;
-      const capacity = bucketWidth(count);
-      const rows = PromptRows.joined(undefined, cached, { row, count, capacity });
+      const rows = PromptRows.joined(undefined, cached, { row, count, capacity: bucketWidth(count) });
       this.#prefixes.put(adapter, key, rows);
     });
-    tf.dispose([idTensor, x, cached.layers]);
+    tf.dispose([x, cached.layers]);
   }
 
   #prefillPiece({ job, count }: PrefillGroup[number]): void {
     const { adapter, key } = job;
-    const adapters = stackAdapters([adapter], this.#base.layers.length);
-    job.pass ??= this.#startPass(job, adapters);
+    job.pass ??= this.#startPass(job);
     job.pass.step();
     if (!job.pass.finished) return;
     const { x, rows } = job.pass.take();
     job.pass = undefined;
-    this.#scorePrompt(job, x, 0, adapter);
-    const last = (x.shape[1] as number) - 1;
-    const cached = { layers: rows.layers, width: rows.capacity };
-    this.#start([{ job, count }], adapters, { x, width: rows.capacity, last: () => last }, cached);
+    this.#scorePrompt(job, x, 0);
+    const last = [(x.shape[0] as number) - 1];
+    this.#start([{ job, count }], { x, last }, { layers: rows.layers, starts: [0] });
     this.#prefixes.put(adapter, key, rows);
     x.dispose();
   }
 
-  #startPass(job: Job, adapters: StackedAdapters): PromptPass {
+  #startPass(job: Job): PromptPass {
     const hit = this.#admission.cachedBeginning(job);
     if (hit) this.#prefixes.touch(hit.rows);
     job.cachedTokens = Math.max(job.cachedTokens, job.started === 0 ? (hit?.length ?? 0) : 0);
     return new PromptPass(this.#decoder, {
       prompt: job.request.prompt,
       images: job.request.images ?? [],
-      adapters,
+      // One adapter's own tensors: what others are joined into afterwards does not touch them.
+      adapters: this.#promptAdapters.of([job.adapter]),
       hit,
       pieceTokens: this.#pieceTokens,
       keepHidden: wantsPromptScores(job.request) && !job.scored,
     });
   }
 
-  /** Draws the first tokens of prefilled jobs, and lets those that go on join the decode batch. */
-  #start(
-    group: PrefillGroup,
-    stacked: StackedAdapters,
-    hidden: { x: Tensor; width: number; last: (row: number, length: number) => number },
-    cached: PrefilledRows,
-  ): void {
+  /**
+   * Draws the first tokens of prefilled jobs, and lets those that go on join the decode batch.
+   * @param hidden Hidden states [positions, hidden], and the last position of each job of the group
+   */
+  #start(group: PrefillGroup, hidden: { x: Tensor; last: number[] }, cached: PrefilledRows): void {
     const started = group.flatMap(({ job, count }, row) => {
       const sequences = job.sequences.slice(job.started, job.started + count);
       job.started += count;
       return sequences.map((sequence) => ({ job, sequence, row }));
     });
     this.#removeStarted();
-    const last = started.map(({ job, row }) => hidden.last(row, job.request.prompt.length));
-    this.#firstTokens(hidden.x, started, stacked, last);
+    this.#firstTokens(
+      hidden.x,
+      started,
+      started.map(({ row }) => hidden.last[row]!),
+    );
     const alive = started.filter(({ job, sequence }) => !sequence.finished && !job.settled);
     if (alive.length > 0) this.#batch.join(alive, cached);
     for (const { job } of group) this.#settle(job);
   }
 
-  #scorePrompt(job: Job, x: Tensor, row: number, adapter: LoraAdapter | undefined): void {
+  /** @param start Where the prompt begins in x, [positions, hidden] */
+  #scorePrompt(job: Job, x: Tensor, start: number): void {
     if (job.scored || !wantsPromptScores(job.request)) return;
-    const [, width, hidden] = x.shape as [number, number, number];
-    const own = tf.slice(x, [row, 0, 0], [1, width, hidden]);
-    job.scores = this.#scorer.score(job.request, own, adapter, job.seed);
+    const { length } = job.request.prompt;
+    // Few widths: functions are compiled for each.
+    const padding = bucketWidth(length) - length;
+    const own = tf.tidy(() => {
+      const rows = tf.slice(x, [start, 0], [length, -1]);
+      return tf.expandDims(
+        tf.pad(rows, [
+          [0, padding],
+          [0, 0],
+        ]),
+        0,
+      );
+    }) as Tensor;
+    job.scores = this.#scorer.score(job.request, own, job.adapter, job.seed);
     job.scored = true;
     own.dispose();
   }
 
-  #firstTokens(x: Tensor, started: Running[], stacked: StackedAdapters, last: number[]): void {
-    const hidden = x.shape[2] as number;
-    const rows = tf.tidy(() => {
-      const flat = tf.reshape(x, [-1, hidden]);
-      return tf.reshape(tf.gather(flat, tf.tensor1d(padTo(last, bucketSlots(last.length)), 'int32')), [
-        -1,
-        1,
-        hidden,
-      ]);
-    });
-    this.#appendTokens(rows, started, stacked);
+  #firstTokens(x: Tensor, started: Running[], last: number[]): void {
+    const slots = bucketSlots(started.length);
+    const rows = tf.tidy(() =>
+      tf.expandDims(tf.gather(x, tf.tensor1d(padTo(last, slots), 'int32') as never), 1),
+    ) as Tensor;
+    const adapters = padTo(
+      started.map(({ job }) => job.adapter),
+      slots,
+    );
+    this.#appendTokens(rows, started, this.#promptAdapters.of(adapters));
     rows.dispose();
   }
 
@@ -385,9 +395,12 @@ export class Sampler {
   dispose(): void {
     this.#failAll(new EngineError('server', 'The engine is shutting down.'));
     this.#prefixes.dispose();
+    this.#promptAdapters.dispose();
+    this.#decoder.dispose();
   }
 }
 
-function padTo(values: number[], length: number): number[] {
-  return [...values, ...new Array(length - values.length).fill(values[0] ?? 0)];
+/** Repeats the first of them until there are `length`. */
+function padTo<T>(values: T[], length: number): T[] {
+  return [...values, ...new Array<T>(length - values.length).fill(values[0]!)];
 }

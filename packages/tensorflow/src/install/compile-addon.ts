@@ -20,7 +20,7 @@ const OWN_SOURCES = [
   'anneal_extension.cc',
   'cached_attention.cc',
   'cached_attention_op.cc',
-  'decode_layers.cc',
+  'fused_layers.cc',
   'helpers.cc',
   'skinny_matmul.cc',
   'skinny_matmul_op.cc',

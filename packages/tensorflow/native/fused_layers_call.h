@@ -1,8 +1,8 @@
-// How JavaScript calls DecodeLayers. Included by anneal_extension.cc, whose helpers it uses.
+// How JavaScript calls FusedLayers. Included by anneal_extension.cc, whose helpers it uses.
 //
-// Not an op of TensorFlow: it changes a cache in place, takes hundreds of tensors, and is called once for each token.
+// Not an op of TensorFlow: it changes a cache in place, and takes hundreds of tensors.
 
-#include "decode_layers.h"
+#include "fused_layers.h"
 
 namespace tfnodejs {
 namespace {
@@ -90,10 +90,10 @@ double Double(napi_env env, napi_value value) {
   return number;
 }
 
-// Ids of a layer, in the order of DecodeLayersStep's `weights`: norms, matrices, biases, norms of heads.
+// Ids of a layer, in the order of FusedLayersCall's `weights`: norms, matrices, biases, norms of heads.
 constexpr int kIdsOfLayer = 2 + anneal::kModules + 3 + 2, kIdsOfCache = 4;
 
-anneal::LayerWeights WeightsOf(const int32_t *ids, const anneal::DecodeShape &shape, DeviceTensors *tensors) {
+anneal::LayerWeights WeightsOf(const int32_t *ids, const anneal::FusedShape &shape, DeviceTensors *tensors) {
   anneal::LayerWeights layer{};
   layer.attn_norm = tensors->Floats(*ids++, shape.hidden, "attnNorm");
   layer.mlp_norm = tensors->Floats(*ids++, shape.hidden, "mlpNorm");
@@ -108,17 +108,34 @@ anneal::LayerWeights WeightsOf(const int32_t *ids, const anneal::DecodeShape &sh
   return layer;
 }
 
-anneal::LayerCache CacheOf(const int32_t *ids, const anneal::DecodeShape &shape, DeviceTensors *tensors) {
-  const int64_t positions = shape.kv_heads * shape.rows * shape.head_dim;
+anneal::LayerCache CacheOf(const int32_t *ids, const anneal::FusedShape &shape, DeviceTensors *tensors) {
   float *parts[kIdsOfCache];
   for (int i = 0; i < kIdsOfCache; i++) {
-    parts[i] = tensors->Floats(ids[i], positions * (i < 2 ? shape.capacity : shape.recent), "a part of the cache");
-    if (!parts[i]) tensors->Refuse("a part of the cache is missing");
+    const int64_t positions = i < 2 ? shape.past : shape.recent;
+    parts[i] = tensors->Floats(ids[i], shape.kv_heads * positions * shape.head_dim, "a part of the cache");
+    if (!parts[i] && positions > 0) tensors->Refuse("a part of the cache is missing");
   }
   return {parts[0], parts[1], parts[2], parts[3]};
 }
 
-anneal::Adapter AdapterOf(const int32_t *ids, float scale, int64_t layers, const anneal::DecodeShape &shape, DeviceTensors *tensors) {
+// Places as the call gives them, once all of them are in the cache.
+const anneal::RowPlace *PlacesOf(const std::vector<int32_t> &values, const anneal::FusedShape &shape, DeviceTensors *tensors) {
+  static_assert(sizeof(anneal::RowPlace) == 5 * sizeof(int32_t), "places are read where they lie");
+  const auto *places = reinterpret_cast<const anneal::RowPlace *>(values.data());
+  if (values.size() != static_cast<size_t>(shape.rows * 5)) {
+    tensors->Refuse("places are not five for each row");
+    return nullptr;
+  }
+  for (int64_t row = 0; row < shape.rows; row++) {
+    const anneal::RowPlace &at = places[row];
+    const bool in_past = at.past_begin >= 0 && at.past_begin <= at.past_end && at.past_end <= shape.past;
+    const bool in_recent = at.recent_begin >= 0 && at.recent_begin <= at.own && at.own < at.recent_end && at.recent_end <= shape.recent;
+    if (!in_past || !in_recent) tensors->Refuse("row " + std::to_string(row) + " looks beyond the cache, or not at itself");
+  }
+  return places;
+}
+
+anneal::Adapter AdapterOf(const int32_t *ids, float scale, int64_t layers, const anneal::FusedShape &shape, DeviceTensors *tensors) {
   anneal::Adapter adapter{scale, {}};
   for (int64_t i = 0; i < layers * anneal::kModules; i++, ids += 2) {
     const int module = i % anneal::kModules;
@@ -136,32 +153,32 @@ anneal::Adapter AdapterOf(const int32_t *ids, float scale, int64_t layers, const
   return adapter;
 }
 
-// decodeLayers(step) -> tensor id of x [rows, 1, hidden]; see DecodeLayersStep in binding.ts.
-napi_value DecodeLayers(napi_env env, napi_callback_info info) {
+// fusedLayers(call) -> tensor id of x [rows, hidden]; see FusedLayersCall in binding.ts.
+napi_value FusedLayers(napi_env env, napi_callback_info info) {
   napi_value args[1];
   if (!Args(env, info, args)) return nullptr;
   const auto of = [&](const char *name) { return Property(env, args[0], name); };
-  const std::vector<int32_t> sizes = Ints(env, of("sizes")), tokens = Ints(env, of("tokens")), weights = Ints(env, of("weights")),
-                             cache = Ints(env, of("cache")), adapters = Ints(env, of("adapters")), rows = Ints(env, of("adapterOfRow"));
+  const std::vector<int32_t> sizes = Ints(env, of("sizes")), tokens = Ints(env, of("tokens")), places = Ints(env, of("places")),
+                             weights = Ints(env, of("weights")), cache = Ints(env, of("cache")), adapters = Ints(env, of("adapters")),
+                             rows = Ints(env, of("adapterOfRow"));
   TFJSBackend *backend = GetTFJSBackend(env);
   DeviceTensors tensors(backend);
-  if (sizes.size() != 8 || tokens.empty() || rows.size() != tokens.size()) return Fail(env, "decodeLayers: sizes or tokens are wrong");
-  anneal::DecodeShape shape{static_cast<int64_t>(tokens.size()), sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6],
-                            sizes[7], static_cast<float>(Double(env, of("normEps"))), static_cast<float>(Double(env, of("attentionScale")))};
+  if (sizes.size() != 7 || tokens.empty() || rows.size() != tokens.size()) return Fail(env, "fusedLayers: sizes or tokens are wrong");
+  anneal::FusedShape shape{static_cast<int64_t>(tokens.size()), sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6],
+                           static_cast<float>(Double(env, of("normEps"))), static_cast<float>(Double(env, of("attentionScale")))};
   for (int i = 0; i < 7; i++)
-    if (sizes[i] < 1) return Fail(env, "decodeLayers: sizes are positive");
-  if (shape.heads % shape.kv_heads != 0 || shape.place < 0 || shape.place >= shape.recent || shape.head_dim % 2 != 0)
-    return Fail(env, "decodeLayers: sizes do not fit together");
+    if (sizes[i] < 1 && i != 5) return Fail(env, "fusedLayers: sizes are positive");
+  if (shape.past < 0 || shape.heads % shape.kv_heads != 0 || shape.head_dim % 2 != 0)
+    return Fail(env, "fusedLayers: sizes do not fit together");
 
   const int64_t layers = weights.size() / kIdsOfLayer;
-  anneal::DecodeInputs in{};
+  anneal::FusedInputs in{};
   const size_t half = shape.rows * shape.head_dim / 2;
   in.cos = FloatArray(env, of("cos"), half, &tensors, "cos");
   in.sin = FloatArray(env, of("sin"), half, &tensors, "sin");
-  in.past_mask = FloatArray(env, of("pastMask"), shape.rows * shape.capacity, &tensors, "pastMask");
-  in.recent_mask = FloatArray(env, of("recentMask"), shape.rows * shape.recent, &tensors, "recentMask");
+  in.places = PlacesOf(places, shape, &tensors);
   if (layers == 0 || weights.size() % kIdsOfLayer != 0 || cache.size() != static_cast<size_t>(layers * kIdsOfCache))
-    return Fail(env, "decodeLayers: ids are missing");
+    return Fail(env, "fusedLayers: ids are missing");
   for (int64_t i = 0; i < layers; i++) {
     in.layers.push_back(WeightsOf(weights.data() + i * kIdsOfLayer, shape, &tensors));
     in.caches.push_back(CacheOf(cache.data() + i * kIdsOfCache, shape, &tensors));
@@ -180,15 +197,15 @@ napi_value DecodeLayers(napi_env env, napi_callback_info info) {
   const void *table = tensors.Matrix(Int(env, of("embed")), &vocab, shape.hidden, &type, "embed");
   for (const int32_t token : tokens)
     if (token < 0 || token >= vocab) tensors.Refuse("token " + std::to_string(token) + " is not in the vocabulary");
-  if (tensors.has_failed()) return Fail(env, "decodeLayers: " + tensors.failure());
+  if (tensors.has_failed()) return Fail(env, "fusedLayers: " + tensors.failure());
 
-  const int64_t dims[] = {shape.rows, 1, shape.hidden};
-  TF_Tensor *x = TF_AllocateTensor(TF_FLOAT, dims, 3, shape.rows * shape.hidden * sizeof(float));
+  const int64_t dims[] = {shape.rows, shape.hidden};
+  TF_Tensor *x = TF_AllocateTensor(TF_FLOAT, dims, 2, shape.rows * shape.hidden * sizeof(float));
   float *values = static_cast<float *>(TF_TensorData(x));
   anneal::WidenRows(table, type, shape.hidden, tokens.data(), shape.rows, values);
   const float scale = static_cast<float>(Double(env, of("embedScale")));
   for (int64_t i = 0; i < shape.rows * shape.hidden; i++) values[i] *= scale;
-  anneal::DecodeLayers(shape, in, values);
+  anneal::FusedLayers(shape, in, values);
   return Place(env, x);
 }
 

@@ -1,4 +1,4 @@
-#include "decode_layers.h"
+#include "fused_layers.h"
 
 #include <algorithm>
 #include <cstring>
@@ -23,7 +23,7 @@ struct RowRun {
   const Adapter *adapter;
 };
 
-std::vector<RowRun> RunsOf(const DecodeShape &shape, const DecodeInputs &in) {
+std::vector<RowRun> RunsOf(const FusedShape &shape, const FusedInputs &in) {
   std::vector<RowRun> runs;
   for (int64_t row = 0; row < shape.rows; row++) {
     const int32_t index = in.adapter_of_row[row];
@@ -34,7 +34,28 @@ std::vector<RowRun> RunsOf(const DecodeShape &shape, const DecodeInputs &in) {
   return runs;
 }
 
-int64_t LargestRank(const DecodeInputs &in) {
+// Neighbouring rows of one sequence, which attend together.
+struct RowBlock {
+  int64_t first, count;
+};
+
+// A block's queries of one head, at most.
+constexpr int64_t kQueries = 48;
+
+std::vector<RowBlock> BlocksOf(const FusedShape &shape, const FusedInputs &in) {
+  std::vector<RowBlock> blocks;
+  const int64_t most = std::max<int64_t>(1, kQueries * shape.kv_heads / shape.heads);
+  for (int64_t row = 0; row < shape.rows; row++) {
+    const RowPlace &place = in.places[row];
+    const int32_t before = row == 0 ? -1 : in.places[row - 1].own;
+    const bool continues = before >= place.recent_begin && before < place.recent_end;
+    if (!continues || blocks.back().count == most) blocks.push_back({row, 0});
+    blocks.back().count++;
+  }
+  return blocks;
+}
+
+int64_t LargestRank(const FusedInputs &in) {
   int64_t largest = 0;
   for (const Adapter &adapter : in.adapters)
     for (const LowRank &module : adapter.modules) largest = std::max(largest, module.rank);
@@ -48,10 +69,10 @@ void ForEach(int64_t count, int64_t values, const std::function<void(int64_t)> &
 }
 
 template <typename Machine>
-class Step {
+class Pass {
  public:
-  Step(const DecodeShape &shape, const DecodeInputs &in, float *x)
-      : shape_(shape), in_(in), x_(x), runs_(RunsOf(shape, in)), run_of_row_(shape.rows), rank_(LargestRank(in)) {
+  Pass(const FusedShape &shape, const FusedInputs &in, float *x)
+      : shape_(shape), in_(in), x_(x), runs_(RunsOf(shape, in)), blocks_(BlocksOf(shape, in)), run_of_row_(shape.rows), rank_(LargestRank(in)) {
     for (const RowRun &run : runs_)
       for (int64_t i = 0; i < run.count; i++) run_of_row_[run.first + i] = &run;
     normed_.resize(shape.rows * shape.hidden);
@@ -134,23 +155,64 @@ class Step {
   }
 
   void Attend() {
-    const int64_t rows = shape_.rows, dim = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
-    const AttentionShape shape{shape_.kv_heads, rows, group, dim, dim, shape_.capacity, shape_.recent};
+    const int64_t rows = shape_.rows, heads = shape_.kv_heads, blocks = blocks_.size();
+    ForEach(heads * rows, 8 * shape_.heads * rows * shape_.head_dim, [&](int64_t index) { FinishRow(index / rows, index % rows); });
+    int64_t seen = 0;
+    for (int64_t row = 0; row < rows; row++) {
+      const RowPlace &place = in_.places[row];
+      seen += place.past_end - place.past_begin + place.recent_end - place.recent_begin;
+    }
+    ForEach(heads * blocks, seen * shape_.heads * shape_.head_dim / 4,
+            [&](int64_t index) { AttendBlock(index / blocks, blocks_[index % blocks]); });
+  }
+
+  // A row's key and value of one head, and the queries that meet them.
+  void FinishRow(int64_t head, int64_t row) {
+    const int64_t dim = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
     const LayerCache &cache = in_.caches[layer_];
-    const AttentionInputs inputs{cache.past_keys,     cache.past_values, in_.past_mask, cache.recent_keys,
-                                 cache.recent_values, in_.recent_mask,   nullptr};
-    const int64_t seen = shape_.heads * rows * (shape_.capacity + shape_.recent) * dim / 4;
-    ForEach(shape_.kv_heads * rows, seen, [&](int64_t index) {
-      const int64_t head = index / rows, row = index % rows, at = (index * shape_.recent + shape_.place) * dim;
-      memcpy(cache.recent_keys + at, FinishHead(kK, row, head), dim * sizeof(float));
-      memcpy(cache.recent_values + at, FinishHead(kV, row, head), dim * sizeof(float));
-      for (int64_t i = 0; i < group; i++) {
-        float *q = FinishHead(kQ, row, head * group + i);
-        for (int64_t j = 0; j < dim; j++) q[j] *= shape_.attention_scale;
-      }
-      const int64_t first = row * OutFeatures(shape_, kQ) + head * group * dim;
-      AttendOne(shape, inputs, head, row, out_[kQ].data() + first, mixed_.data() + first);
-    });
+    const int64_t at = (head * shape_.recent + in_.places[row].own) * dim;
+    memcpy(cache.recent_keys + at, FinishHead(kK, row, head), dim * sizeof(float));
+    memcpy(cache.recent_values + at, FinishHead(kV, row, head), dim * sizeof(float));
+    for (int64_t i = 0; i < group; i++) {
+      float *q = FinishHead(kQ, row, head * group + i);
+      for (int64_t j = 0; j < dim; j++) q[j] *= shape_.attention_scale;
+    }
+  }
+
+  void AttendBlock(int64_t head, const RowBlock &block) {
+    const int64_t dim = shape_.head_dim, group = shape_.heads / shape_.kv_heads, wide = group * dim, queries = block.count * group;
+    const RowPlace *places = in_.places + block.first;
+    RowPlace all = places[0];
+    for (int64_t i = 1; i < block.count; i++) {
+      all.past_begin = std::min(all.past_begin, places[i].past_begin);
+      all.recent_begin = std::min(all.recent_begin, places[i].recent_begin);
+      all.recent_end = std::max(all.recent_end, places[i].recent_end);
+    }
+    const LayerCache &cache = in_.caches[layer_];
+    const int64_t past = all.past_end - all.past_begin;
+    const int64_t first_past = (head * shape_.past + all.past_begin) * dim, first_recent = (head * shape_.recent + all.recent_begin) * dim;
+    KeyRun runs[2];
+    int64_t count = 0;
+    if (past > 0) runs[count++] = {cache.past_keys + first_past, cache.past_values + first_past, past};
+    runs[count++] = {cache.recent_keys + first_recent, cache.recent_values + first_recent, all.recent_end - all.recent_begin};
+
+    thread_local Floats q, y;
+    thread_local std::vector<Visible> visible;
+    q.resize(queries * dim), y.resize(queries * dim), visible.resize(queries);
+    for (int64_t i = 0; i < block.count; i++) {
+      memcpy(q.data() + i * wide, HeadsOf(out_[kQ], block.first + i, head), wide * sizeof(float));
+      // What a window hides is at the beginning: a row that sees some of the past sees all of the recent positions before it.
+      const RowPlace &own = places[i];
+      const int64_t begin = own.past_begin < own.past_end ? own.past_begin - all.past_begin : past + own.recent_begin - all.recent_begin;
+      std::fill_n(visible.begin() + i * group, group, Visible{begin, past + own.recent_end - all.recent_begin});
+    }
+    AttendRuns(runs, count, dim, visible.data(), queries, q.data(), y.data());
+    for (int64_t i = 0; i < block.count; i++) memcpy(HeadsOf(mixed_, block.first + i, head), y.data() + i * wide, wide * sizeof(float));
+  }
+
+  // What a row has of the query heads that share a key head: [group, head_dim].
+  float *HeadsOf(Floats &heads, int64_t row, int64_t head) {
+    return heads.data() + row * OutFeatures(shape_, kQ) + head * (shape_.heads / shape_.kv_heads) * shape_.head_dim;
   }
 
   void Gate() {
@@ -175,10 +237,11 @@ class Step {
     });
   }
 
-  const DecodeShape &shape_;
-  const DecodeInputs &in_;
+  const FusedShape &shape_;
+  const FusedInputs &in_;
   float *x_;
   const std::vector<RowRun> runs_;
+  const std::vector<RowBlock> blocks_;
   std::vector<const RowRun *> run_of_row_;
   const int64_t rank_;
   int64_t layer_ = 0;
@@ -194,28 +257,28 @@ void Widened(const void *table, int64_t width, const int32_t *rows, int64_t coun
 }
 
 template <typename Machine>
-void RunStep(const DecodeShape &shape, const DecodeInputs &inputs, float *x) {
-  Step<Machine>(shape, inputs, x).Run();
+void RunPass(const FusedShape &shape, const FusedInputs &inputs, float *x) {
+  Pass<Machine>(shape, inputs, x).Run();
 }
 
 }  // namespace
 
-int64_t InFeatures(const DecodeShape &shape, int module) {
+int64_t InFeatures(const FusedShape &shape, int module) {
   return module == kO ? shape.heads * shape.head_dim : module == kDown ? shape.intermediate : shape.hidden;
 }
 
-int64_t OutFeatures(const DecodeShape &shape, int module) {
+int64_t OutFeatures(const FusedShape &shape, int module) {
   if (module == kO || module == kDown) return shape.hidden;
   if (module == kGate || module == kUp) return shape.intermediate;
   return (module == kQ ? shape.heads : shape.kv_heads) * shape.head_dim;
 }
 
-void DecodeLayers(const DecodeShape &shape, const DecodeInputs &inputs, float *x) {
+void FusedLayers(const FusedShape &shape, const FusedInputs &inputs, float *x) {
 #if defined(__x86_64__)
-  if (ThisMachine() == Machine::kAvx512) return RunStep<Avx512>(shape, inputs, x);
-  if (ThisMachine() == Machine::kAvx2) return RunStep<Avx2>(shape, inputs, x);
+  if (ThisMachine() == Machine::kAvx512) return RunPass<Avx512>(shape, inputs, x);
+  if (ThisMachine() == Machine::kAvx2) return RunPass<Avx2>(shape, inputs, x);
 #endif
-  RunStep<Generic>(shape, inputs, x);
+  RunPass<Generic>(shape, inputs, x);
 }
 
 void WidenRows(const void *table, WeightType type, int64_t width, const int32_t *rows, int64_t count, float *y) {

@@ -1,8 +1,8 @@
-/** A step through all layers at once against the same layers one by one, which other tests hold against torch. */
+/** Steps and prompts through all layers at once against the same layers one by one, which other tests hold against torch. */
 import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { type Tensor, tf } from '@anneal/tensorflow';
+import { tf } from '@anneal/tensorflow';
 import { afterAll, describe, expect, test } from 'vitest';
 import { LoraAdapter } from '../lora/adapter.ts';
 import { stackAdapters } from '../lora/adapter-stack.ts';
@@ -14,6 +14,7 @@ import '../testing/tensorflow.ts';
 import { BatchAdapters } from './batch-adapters.ts';
 import { Decoder } from './decoder.ts';
 import { KvCache, RECENT } from './kv-cache.ts';
+import { PromptRows } from './prompt-rows.ts';
 
 const LENGTHS = [5, 9, 2, 7, 3];
 const WIDTH = 16;
@@ -33,17 +34,25 @@ function adaptersOf(base: BaseModel): (LoraAdapter | undefined)[] {
   return [first, first, undefined, second, first];
 }
 
+const promptsOf = (base: BaseModel) =>
+  LENGTHS.map((length, row) =>
+    Int32Array.from({ length }, (_, i) => ((row * WIDTH + i) * 7) % base.config.vocabSize),
+  );
+
+const stacked = (base: BaseModel, rows: (LoraAdapter | undefined)[]) => ({
+  ...stackAdapters(rows, base.layers.length),
+  rows,
+});
+
 /** Steps of the same sequences, with ids that do not depend on what is computed: each step's rows, and the last cache. */
 function stepsOf(base: BaseModel, rows: (LoraAdapter | undefined)[], fuse: boolean, count: number) {
   const decoder = new Decoder(base, { xla: false, fuse });
   const cache = new KvCache(base.cacheShapes());
   const adapters = new BatchAdapters(base, decoder);
-  const ids = tf.tensor2d(
-    Int32Array.from({ length: rows.length * WIDTH }, (_, i) => (i * 7) % base.config.vocabSize),
-    [rows.length, WIDTH],
-    'int32',
-  ) as Tensor;
-  const prefilled = decoder.prefill(ids, LENGTHS, stackAdapters(rows, base.layers.length));
+  const prefilled = new Decoder(base, { xla: false, fuse: false }).prefill(
+    promptsOf(base),
+    stacked(base, rows),
+  );
   const sources = LENGTHS.map((length, row) => ({ from: 'prefill' as const, row, length }));
   cache.rebuild(sources, rows.length, WIDTH, prefilled.cached);
   const made = Array.from({ length: count }, (_, step) => {
@@ -67,6 +76,27 @@ function farthest(found: Float32Array[], want: Float32Array[]): number {
     Math.max(...step.map((value, j) => Math.abs(value - want[i]![j]!))),
   );
   return Math.max(...distances) / largest;
+}
+
+/** Prompts together, and one whose second piece follows what the first left: hidden states of their tokens. */
+function promptsThrough(base: BaseModel, rows: (LoraAdapter | undefined)[], fuse: boolean): Float32Array[] {
+  const decoder = new Decoder(base, { xla: false, fuse });
+  const together = decoder.prefill(promptsOf(base), stacked(base, rows));
+  const own = LENGTHS.map((length, row) =>
+    tf.slice(together.x, [together.cached.starts[row]!, 0], [length, -1]),
+  );
+  // Longer than what attends together.
+  const long = Int32Array.from({ length: 90 }, (_, i) => (i * 13) % base.config.vocabSize);
+  const adapters = stacked(base, [rows[0]]);
+  const first = decoder.prefill([long.subarray(0, 40)], adapters);
+  const before = {
+    rows: PromptRows.joined(undefined, first.cached, { row: 0, count: 40, capacity: 48 }),
+    length: 37,
+  };
+  const second = decoder.extend(long.subarray(37), before, adapters);
+  expect(decoder.fused).toBe(fuse);
+  decoder.dispose();
+  return [...own, tf.slice(second.x, [0, 0], [53, -1])].map((x) => x.dataSync() as Float32Array);
 }
 
 const LLAMA = archFixture('llama3').modelDir;
@@ -105,22 +135,36 @@ describe.each(cases)('%s', (_, folder) => {
       count,
     );
     expect(farthest(plain, apart)).toBeGreaterThan(1e-3);
+    expect(farthest(promptsThrough(base, rows, true), promptsThrough(base, rows, false))).toBeLessThan(2e-5);
     for (const adapter of new Set(rows)) adapter?.dispose();
     base.dispose();
   });
 });
 
-test('a step leaves no tensors behind', () => {
+test('a prompt gives the same to the bit alone, in pieces, and beside others', () => {
+  const base = BaseModel.load(LLAMA, 'bf16', 'fp32');
+  const decoder = new Decoder(base, { xla: false });
+  const adapters = adaptersOf(base);
+  const prompt = Int32Array.from({ length: 70 }, (_, i) => (i * 11) % base.config.vocabSize);
+  const mine = stacked(base, [adapters[0]]);
+  const alone = decoder.prefill([prompt], mine).x.dataSync();
+  const others = [adapters[3], adapters[0], undefined];
+  const beside = decoder.prefill([prompt.subarray(3), prompt, prompt.subarray(9)], { ...mine, rows: others });
+  expect(tf.slice(beside.x, [67, 0], [70, -1]).dataSync()).toEqual(alone);
+  const first = decoder.prefill([prompt.subarray(0, 33)], mine);
+  const rows = PromptRows.joined(undefined, first.cached, { row: 0, count: 33, capacity: 48 });
+  const second = decoder.extend(prompt.subarray(33), { rows, length: 33 }, mine);
+  expect(tf.concat([first.x, second.x], 0).dataSync()).toEqual(alone);
+});
+
+test('a call leaves no tensors behind but what it returns', () => {
   const base = BaseModel.load(LLAMA, 'fp32');
   const rows = adaptersOf(base);
   const decoder = new Decoder(base, { xla: false });
   const cache = new KvCache(base.cacheShapes());
   const adapters = new BatchAdapters(base, decoder);
-  const prefilled = decoder.prefill(
-    tf.zeros([rows.length, WIDTH], 'int32') as Tensor,
-    LENGTHS,
-    stackAdapters(rows, base.layers.length),
-  );
+  const prefill = () => decoder.prefill(promptsOf(base), adapters.of(rows));
+  const prefilled = prefill();
   const sources = LENGTHS.map((length, row) => ({ from: 'prefill' as const, row, length }));
   cache.rebuild(sources, rows.length, WIDTH, prefilled.cached);
   const step = () => {
@@ -129,23 +173,21 @@ test('a step leaves no tensors behind', () => {
   };
   step();
   const before = tf.memory().numTensors;
-  for (let i = 0; i < 5; i++) step();
+  for (let i = 0; i < 5; i++) {
+    step();
+    const { x, cached } = prefill();
+    tf.dispose([x, cached.layers]);
+  }
   expect(tf.memory().numTensors).toBe(before);
-  adapters.dispose();
+  // What is kept of an adapter goes with it.
+  decoder.forget(rows[0]!);
   expect(tf.memory().numTensors).toBeLessThan(before);
+  decoder.dispose();
 });
 
 test('tokens outside the vocabulary are refused', () => {
   const base = BaseModel.load(LLAMA, 'fp32');
   const decoder = new Decoder(base, { xla: false });
-  const cache = new KvCache(base.cacheShapes());
-  const adapters = new BatchAdapters(base, decoder);
-  const { cached } = decoder.prefill(
-    tf.zeros([1, WIDTH], 'int32') as Tensor,
-    [3],
-    stackAdapters([undefined], base.layers.length),
-  );
-  cache.rebuild([{ from: 'prefill', row: 0, length: 3 }], 1, WIDTH, cached);
-  const tokens = Int32Array.of(base.config.vocabSize);
-  expect(() => decoder.step(tokens, [0], cache, adapters.of([undefined]))).toThrow(/not in the vocabulary/);
+  const tokens = Int32Array.of(1, base.config.vocabSize);
+  expect(() => decoder.prefill([tokens], stacked(base, [undefined]))).toThrow(/not in the vocabulary/);
 });

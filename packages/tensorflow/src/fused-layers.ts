@@ -1,6 +1,6 @@
-/** A decode step through all layers of a model in one call, where its layers are Llama's: see native/decode_layers.h. */
+/** Tokens through all layers of a model in one call, where its layers are Llama's: see native/fused_layers.h. */
 import { graphBinding, tensorIds, wrapTensor } from './backend.ts';
-import { DataType, type DecodeLayersStep } from './binding.ts';
+import { DataType, type FusedLayersCall } from './binding.ts';
 import { profiled } from './profile.ts';
 import type { Tensor } from './tf.ts';
 
@@ -11,20 +11,20 @@ const WEIGHTS = ['attnNorm', 'mlpNorm', ...MODULES, 'qBias', 'kBias', 'vBias', '
 /** Tensors of one layer by name; absent ones do not take part. */
 export type NamedTensors = Readonly<Record<string, Tensor | undefined>>;
 
-/** {@link DecodeLayersStep} with tensors where those are as good as ids. */
-export type DecodeLayersInputs = Omit<DecodeLayersStep, 'embed' | 'cache'> & {
+/** {@link FusedLayersCall} with tensors where those are as good as ids. */
+export type FusedLayersInputs = Omit<FusedLayersCall, 'embed' | 'cache'> & {
   embed: Tensor;
-  /** Per layer: past keys and values, recent keys and values. */
-  cache: Tensor[];
+  /** Per layer: past keys and values, recent keys and values; no past where nobody looks there. */
+  cache: (Tensor | undefined)[];
 };
 
-/** Whether {@link decodeLayers} is there: it is for the CPU, and needs our addon. */
-export function canDecodeLayers(): boolean {
+/** Whether {@link fusedLayers} is there: it is for the CPU, and needs our addon. */
+export function canFuseLayers(): boolean {
   return graphBinding()?.isUsingGpuDevice() === false;
 }
 
 /**
- * Ids for `weights` of a step, good while the tensors live.
+ * Ids for `weights` of a call, good while the tensors live.
  * @param layers Per layer `attnNorm`, `mlpNorm`, `q`, `k`, `v`, `o`, `gate`, `up`, `down`, and where there are such `qBias`, `kBias`, `vBias`,
  *   `qNorm`, `kNorm`
  */
@@ -33,7 +33,7 @@ export function layerWeightIds(layers: readonly NamedTensors[]): Int32Array {
 }
 
 /**
- * Ids of one adapter for `adapters` of a step, good while the tensors live.
+ * Ids of one adapter for `adapters` of a call, good while the tensors live.
  * @param layers Per layer, by the matrix's name: A [rank, in] and the transpose of B, [rank, out]
  */
 export function adapterIds(layers: readonly Readonly<Record<string, [Tensor, Tensor]>>[]): Int32Array {
@@ -41,16 +41,16 @@ export function adapterIds(layers: readonly Readonly<Record<string, [Tensor, Ten
 }
 
 /**
- * One token for every row, from its embedding to what leaves the last layer.
- * @returns [rows, 1, hidden]; the step's keys and values are written into the recent ones.
+ * Tokens from their embeddings to what leaves the last layer.
+ * @returns [rows, hidden]; the rows' keys and values are written into the recent ones.
  */
-export function decodeLayers({ embed, cache, ...rest }: DecodeLayersInputs): Tensor {
+export function fusedLayers({ embed, cache, ...rest }: FusedLayersInputs): Tensor {
   const binding = graphBinding();
-  if (!binding) throw new Error('decodeLayers needs the addon: ask canDecodeLayers() first.');
-  const [table, ...kept] = tensorIds([embed, ...cache]) as [number, ...number[]];
-  const step = { ...rest, embed: table, cache: Int32Array.from(kept) };
-  const id = profiled('op', 'decode_layers', () => binding.decodeLayers(step));
-  return wrapTensor({ id, shape: [rest.tokens.length, 1, rest.sizes[0]!], dtype: DataType.float32 });
+  if (!binding) throw new Error('fusedLayers needs the addon: ask canFuseLayers() first.');
+  const [table] = tensorIds([embed]) as [number];
+  const call = { ...rest, embed: table, cache: idsOf(cache) };
+  const id = profiled('op', 'fused_layers', () => binding.fusedLayers(call));
+  return wrapTensor({ id, shape: [rest.tokens.length, rest.sizes[0]!], dtype: DataType.float32 });
 }
 
 function idsOf(tensors: (Tensor | undefined)[]): Int32Array {

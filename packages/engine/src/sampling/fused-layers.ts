@@ -1,0 +1,242 @@
+/**
+ * Tokens through all layers by one native call, where the model's layers are Llama's and TensorFlow computes on the CPU: steps of a decode
+ * batch, prompts of several adapters, pieces of a long one. Each row, which is one token, has an adapter of its own.
+ */
+import {
+  adapterIds,
+  canFuseLayers,
+  compile,
+  filledTensor,
+  fusedLayers,
+  layerWeightIds,
+  type Tensor,
+  tf,
+} from '@anneal/tensorflow';
+import type { LoraAdapter } from '../lora/adapter.ts';
+import type { BaseModel } from '../models/base-model.ts';
+import { bucketWidth } from '../training/batch-plan.ts';
+import type { KeysAndValues, PrefilledRows } from './cached-rows.ts';
+import { type KvCache, RECENT } from './kv-cache.ts';
+import type { PromptRows } from './prompt-rows.ts';
+
+/** The adapters of rows as the call takes them, see `FusedLayersCall`. */
+interface RowAdapters {
+  adapters: Int32Array;
+  scales: Float32Array;
+  adapterOfRow: Int32Array;
+}
+
+/** Where a row looks and is kept, see `FusedLayersCall`. */
+export type RowPlace = [pastFrom: number, pastTo: number, recentFrom: number, recentTo: number, own: number];
+
+interface Rows {
+  tokens: Int32Array;
+  /** Where each token is in its text. */
+  positions: number[];
+  places: RowPlace[];
+  adapters: RowAdapters;
+}
+
+/** Per layer; positions in all, of each head. */
+interface Positions {
+  past: (KeysAndValues | undefined)[];
+  pastCount: number;
+  recent: KeysAndValues[];
+  recentCount: number;
+}
+
+/** Whether tokens can go through all layers of this model at once. */
+export function layersFuse({ architecture, attention, config, matmulPrecision }: BaseModel): boolean {
+  const isUniform = attention.every(
+    ({ rope, window }) => rope === attention[0]!.rope && window === attention[0]!.window,
+  );
+  return (
+    (architecture.hasLlamaLayers ?? false) &&
+    matmulPrecision === 'fp32' &&
+    config.rope.dim === config.headDim &&
+    isUniform &&
+    canFuseLayers()
+  );
+}
+
+export class FusedLayers {
+  readonly #base: BaseModel;
+  readonly #adapters = new RowAdapterTensors();
+  #weights: { of: Record<string, Tensor>[]; ids: Int32Array } | undefined;
+
+  /** @param base One for which {@link layersFuse} */
+  constructor(base: BaseModel) {
+    this.#base = base;
+  }
+
+  /**
+   * One token for every slot.
+   * @param positions Where each slot's token is in its text
+   * @param adapters Of each slot
+   * @returns [slots, 1, hidden], before the final norm; the cache has advanced.
+   */
+  step(
+    tokens: Int32Array,
+    positions: number[],
+    cache: KvCache,
+    adapters: (LoraAdapter | undefined)[],
+  ): Tensor {
+    const { layers, attention } = this.#base;
+    const slots = layers.map((_, layer) => cache.layer(layer));
+    const x = this.#run(
+      {
+        tokens,
+        positions,
+        places: cache.places(attention[0]!.window),
+        adapters: this.#adapters.of(adapters),
+      },
+      {
+        past: slots.map(({ past }) => past),
+        pastCount: cache.slots * cache.capacity,
+        recent: slots.map(({ recent }) => recent!),
+        recentCount: cache.slots * RECENT,
+      },
+    );
+    cache.advanceInPlace();
+    const steps = tf.expandDims(x, 1) as Tensor;
+    x.dispose();
+    return steps;
+  }
+
+  /**
+   * Prompts, or the next piece of one, through the layers.
+   * @param prompts Tokens of each, without padding
+   * @param adapters Of each prompt
+   * @param before What the only prompt begins with: rows of which the first `length` count
+   * @returns Hidden states before the final norm [tokens of all prompts, hidden], and what the cache takes.
+   */
+  prefill(
+    prompts: Int32Array[],
+    adapters: (LoraAdapter | undefined)[],
+    before?: { rows: PromptRows; length: number },
+  ): { x: Tensor; cached: PrefilledRows } {
+    const { config, layers, attention } = this.#base;
+    const { window = Number.POSITIVE_INFINITY } = attention[0]!;
+    const kept = before?.length ?? 0;
+    const starts = prompts.map((_, i) => prompts.slice(0, i).reduce((sum, { length }) => sum + length, 0));
+    const places = prompts.flatMap(({ length }, i) =>
+      Array.from({ length }, (_, token): RowPlace => {
+        const first = Math.max(0, kept + token + 1 - window);
+        const [start, own] = [starts[i]!, starts[i]! + token];
+        return [Math.min(first, kept), kept, start + Math.max(0, first - kept), own + 1, own];
+      }),
+    );
+    const count = bucketWidth(places.length);
+    const fresh = (): Tensor =>
+      filledTensor('float32', [config.numKvHeads, count, config.headDim], (values) => values.fill(0));
+    const recent = layers.map((): KeysAndValues => ({ k: fresh(), v: fresh() }));
+    const x = this.#run(
+      {
+        tokens: Int32Array.from(prompts.flatMap((tokens) => [...tokens])),
+        positions: prompts.flatMap(({ length }) => Array.from({ length }, (_, token) => kept + token)),
+        places,
+        adapters: this.#adapters.of(
+          adapters.flatMap((adapter, i) => new Array<typeof adapter>(prompts[i]!.length).fill(adapter)),
+        ),
+      },
+      {
+        past: layers.map((_, layer) => before?.rows.layers[layer]?.positions),
+        pastCount: before?.rows.capacity ?? 0,
+        recent,
+        recentCount: count,
+      },
+    );
+    return { x, cached: { layers: recent.map((positions) => ({ positions })), starts } };
+  }
+
+  #run({ tokens, positions, places, adapters }: Rows, kept: Positions): Tensor {
+    const { config, embed, layers, attention } = this.#base;
+    const { hiddenSize, numHeads, numKvHeads, headDim, normEps, attentionScale, embedScale } = config;
+    const intermediate = layers[0]!.gate!.shape[0] as number;
+    return fusedLayers({
+      sizes: Int32Array.of(
+        ...[hiddenSize, numHeads, numKvHeads, headDim, intermediate, kept.pastCount, kept.recentCount],
+      ),
+      normEps,
+      attentionScale,
+      embedScale,
+      tokens,
+      embed,
+      ...attention[0]!.rope.valuesAt(positions),
+      places: Int32Array.from(places.flat()),
+      weights: this.#weightIds(layers),
+      cache: kept.recent.flatMap(({ k, v }, layer) => [kept.past[layer]?.k, kept.past[layer]?.v, k, v]),
+      ...adapters,
+    });
+  }
+
+  /** Weights that were unloaded come back as other tensors. */
+  #weightIds(layers: Record<string, Tensor>[]): Int32Array {
+    if (this.#weights?.of !== layers) this.#weights = { of: layers, ids: layerWeightIds(layers) };
+    return this.#weights.ids;
+  }
+
+  /** Frees what is kept of an adapter that is about to go. */
+  forget(adapter: LoraAdapter): void {
+    this.#adapters.forget(adapter);
+  }
+
+  dispose(): void {
+    this.#adapters.dispose();
+  }
+}
+
+/** Adapters that are kept besides those of the rows at hand. */
+const KEPT_ADAPTERS = 16;
+
+/** What the call needs of each adapter besides its own tensors, kept until others have been used since. */
+class RowAdapterTensors {
+  /** Least recently used first. */
+  readonly #kept = new Map<LoraAdapter, { ids: Int32Array; transposed: Tensor[] }>();
+
+  /** For rows `rows[i]`; `undefined` is the base model. */
+  of(rows: (LoraAdapter | undefined)[]): RowAdapters {
+    const distinct = [...new Set(rows)].filter((adapter) => adapter !== undefined);
+    const parts = distinct.map((adapter) => this.#idsOf(adapter));
+    for (const adapter of [...this.#kept.keys()].slice(0, -Math.max(distinct.length, KEPT_ADAPTERS)))
+      this.forget(adapter);
+    const indices = new Map(distinct.map((adapter, i) => [adapter, i]));
+    return {
+      adapters: Int32Array.from(parts.flatMap((ids) => [...ids])),
+      scales: Float32Array.from(distinct, ({ scale }) => scale),
+      adapterOfRow: Int32Array.from(rows, (row) => (row ? indices.get(row)! : -1)),
+    };
+  }
+
+  forget(adapter: LoraAdapter): void {
+    tf.dispose(this.#kept.get(adapter)?.transposed ?? []);
+    this.#kept.delete(adapter);
+  }
+
+  dispose(): void {
+    for (const adapter of [...this.#kept.keys()]) this.forget(adapter);
+  }
+
+  #idsOf(adapter: LoraAdapter): Int32Array {
+    const kept = this.#kept.get(adapter) ?? transpose(adapter);
+    this.#kept.delete(adapter);
+    this.#kept.set(adapter, kept);
+    return kept.ids;
+  }
+}
+
+const transposeAll = compile('transpose_adapter', ({ matrices }: { matrices: Tensor[] }) =>
+  matrices.map((matrix) => tf.transpose(matrix) as Tensor),
+);
+
+function transpose(adapter: LoraAdapter): { ids: Int32Array; transposed: Tensor[] } {
+  const matrices = adapter.layers.flatMap((modules) => modules.map(({ b }) => b));
+  const transposed = matrices.length > 0 ? transposeAll({ matrices }) : [];
+  let next = 0;
+  const layers = adapter.layers.map((modules) =>
+    Object.fromEntries(
+      modules.map(({ module, a }): [string, [Tensor, Tensor]] => [module.key, [a, transposed[next++]!]]),
+    ),
+  );
+  return { ids: adapterIds(layers), transposed };
+}

@@ -1,0 +1,86 @@
+// Tokens through all layers of a model whose layers are Llama's: norm, attention with rotary positions to what is kept of each token's
+// sequence and to what comes with it, norm, gated MLP; with or without biases and norms of queries and keys. Each row is a token, with an
+// adapter of its own, or none: decode steps have one row of each sequence, prompts have as many as they are long.
+//
+// What few rows compute between their products is so little that calling it op by op would take longer than doing it. A row's result does
+// not depend on the rows that it does not see.
+
+#ifndef ANNEAL_FUSED_LAYERS_H_
+#define ANNEAL_FUSED_LAYERS_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "skinny_matmul.h"
+
+namespace anneal {
+
+struct FusedShape {
+  int64_t rows, hidden, heads, kv_heads, head_dim, intermediate;
+  // Positions of the cache's two parts: those that are only read, and those among which this call's are.
+  int64_t past, recent;
+  float eps, attention_scale;
+};
+
+// The matrices of a layer, which adapters adapt.
+enum Module { kQ, kK, kV, kO, kGate, kUp, kDown, kModules };
+
+// Columns and rows of a module's matrix.
+int64_t InFeatures(const FusedShape &shape, int module);
+int64_t OutFeatures(const FusedShape &shape, int module);
+
+struct LayerWeights {
+  const float *attn_norm, *mlp_norm;
+  struct {
+    const void *data;
+    WeightType type;
+  } matrices[kModules];
+  // Of queries, keys and values, and norms of queries' and keys' heads; null where there are none.
+  const float *biases[3], *head_norms[2];
+};
+
+// Where a row looks, and where its key and value go; as the call takes them. Neighbours of one sequence follow its order, and each sees
+// the one before it.
+struct RowPlace {
+  int32_t past_begin, past_end, recent_begin, recent_end, own;
+};
+
+// [kv_heads, past or recent, head_dim]; no past where nobody looks there.
+struct LayerCache {
+  const float *past_keys, *past_values;
+  float *recent_keys, *recent_values;
+};
+
+// y += scale · (x aᵀ) b: a [rank, in], b [rank, out]; rank 0 where a module is not adapted.
+struct LowRank {
+  const float *a, *b;
+  int64_t rank;
+};
+
+struct Adapter {
+  float scale;
+  // kModules for each layer.
+  std::vector<LowRank> modules;
+};
+
+struct FusedInputs {
+  // Of each row's position: [rows, head_dim / 2].
+  const float *cos, *sin;
+  // Of each row.
+  const RowPlace *places;
+  std::vector<LayerWeights> layers;
+  std::vector<LayerCache> caches;
+  std::vector<Adapter> adapters;
+  // Index into `adapters`, or -1.
+  const int32_t *adapter_of_row;
+};
+
+// x [rows, hidden] becomes what leaves the last layer; the caches' recent keys and values become the rows' where those have their place.
+void FusedLayers(const FusedShape &shape, const FusedInputs &inputs, float *x);
+
+// `count` rows of a table in which a row has `width` values, as kept, widened to y.
+void WidenRows(const void *table, WeightType type, int64_t width, const int32_t *rows, int64_t count, float *y);
+
+}  // namespace anneal
+
+#endif  // ANNEAL_FUSED_LAYERS_H_
