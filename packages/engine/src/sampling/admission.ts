@@ -54,7 +54,8 @@ export class Admission {
       if (first && !this.#goesWith(job, group)) continue;
       const count = Math.min(free, job.sequences.length - job.started);
       const slots = active + count + group.reduce((sum, g) => sum + g.count, 0);
-      if (!this.#fitsMemory(job, slots, capacity) && (first || active > 0)) continue;
+      const longest = Math.max(...[...group.map((other) => other.job), job].map(lengthOf));
+      if (!this.#fitsMemory(longest, slots, capacity) && (first || active > 0)) continue;
       const alone = this.goesInPieces(job);
       if (alone && !first) return [{ job, count }];
       if (alone || group.some((other) => this.#beginsLike(job, other.job))) continue;
@@ -65,13 +66,13 @@ export class Admission {
   }
 
   #goesWith(job: Job, group: PrefillGroup): boolean {
-    const lengths = [...group.map((other) => other.job), job].map(({ request }) => request.prompt.length);
+    const lengths = [...group.map((other) => other.job), job].map(lengthOf);
     if (this.#limits.mixesPrompts)
       return lengths.reduce((sum, length) => sum + length, 0) <= this.#limits.prefillTokens;
     const width = bucketWidth(lengths[0]!);
     return (
       job.adapter === group[0]!.job.adapter &&
-      bucketWidth(job.request.prompt.length) === width &&
+      bucketWidth(lengthOf(job)) === width &&
       width * lengths.length <= this.#limits.prefillTokens
     );
   }
@@ -99,8 +100,13 @@ export class Admission {
     return usable >= MIN_SHARED && usable >= key.length / 2;
   }
 
-  #fitsMemory(job: Job, slots: number, capacity: number): boolean {
-    const positions = Math.max(capacity, bucketWidth(job.request.prompt.length + RECENT));
+  /** @param longest Tokens of the longest prompt that would join; every slot has room for as many. */
+  #fitsMemory(longest: number, slots: number, capacity: number): boolean {
+    const positions = Math.max(capacity, bucketWidth(longest + RECENT));
     return cacheBytes(this.#shapes, slots, positions) <= this.#limits.kvBudgetBytes;
   }
+}
+
+function lengthOf({ request }: Job): number {
+  return request.prompt.length;
 }

@@ -8,6 +8,7 @@ import '../testing/tensorflow.ts';
 import { LoraAdapter } from '../lora/adapter.ts';
 import { loraSpec } from '../testing/fixtures.ts';
 import { HeadPass } from '../training/head-pass.ts';
+import { cacheBytes } from './kv-cache.ts';
 import { Sampler, type SamplerOptions } from './sampler.ts';
 
 const fixture = archFixture('llama3');
@@ -16,8 +17,8 @@ const tokenizer = await loadTokenizer(fixture.modelDir);
 const newSampler = (maxSlots = 8, options: Partial<SamplerOptions> = {}) =>
   new Sampler(base, new HeadPass(base), {
     maxSlots,
-    ...options,
     kvBudgetBytes: 1e9,
+    ...options,
     prefillTokens: 256,
     xla: false,
     tokenizer: () => tokenizer,
@@ -125,6 +126,35 @@ test('adapters in one batch give what each gives alone', async () => {
     expect([...result.sequences[0]!.tokens]).toEqual([...alone[i]!.sequences[0]!.tokens]);
   });
   expect(new Set(together.map((r) => r.sequences[0]!.tokens.join())).size).toBe(3);
+});
+
+test('prompts of several adapters and lengths begin together', () => {
+  const sampler = newSampler();
+  const adapter = LoraAdapter.create(base, loraSpec());
+  for (const [length, owner] of [
+    [5, undefined],
+    [40, adapter],
+    [17, adapter],
+  ] as const)
+    sampler.submit(request(sequences[2]!.tokens.slice(0, length)), owner).catch(() => {});
+  sampler.work();
+  expect(sampler.activeSequences).toBe(3);
+  sampler.dispose();
+  adapter.dispose();
+});
+
+test('a short prompt waits where a long one leaves no memory for two of its length', async () => {
+  // Two slots of 48 positions do not fit; one of 64, which the long prompt takes, does.
+  const sampler = newSampler(8, { kvBudgetBytes: cacheBytes(base.cacheShapes(), 2, 48) - 1 });
+  const long = sampler.submit(request(sequences[2]!.tokens.slice(0, 40)), undefined);
+  const short = sampler.submit(request(sequences[2]!.tokens.slice(0, 5)), undefined);
+  while (sampler.hasWork) {
+    sampler.work();
+    expect(sampler.activeSequences).toBeLessThan(2);
+  }
+  expect((await Promise.all([long, short])).map(({ sequences: [own] }) => own!.tokens.length)).toEqual([
+    8, 8,
+  ]);
 });
 
 test('a group repeats with its seed, its members differ, and slots beyond the limit wait', async () => {
