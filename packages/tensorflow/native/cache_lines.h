@@ -4,6 +4,7 @@
 #define ANNEAL_CACHE_LINES_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <vector>
 
@@ -28,6 +29,7 @@ struct CacheLineAllocator {
 };
 
 using Floats = std::vector<float, CacheLineAllocator<float>>;
+using Halves = std::vector<uint16_t, CacheLineAllocator<uint16_t>>;
 
 }  // namespace anneal
 

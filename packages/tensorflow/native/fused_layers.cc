@@ -68,17 +68,36 @@ void ForEach(int64_t count, int64_t values, const std::function<void(int64_t)> &
   for (int64_t index = 0; index < count; index++) work(index);
 }
 
+// Rows that matrices multiply, in bfloat16 too where they are multiplied as such.
+template <typename Machine>
+class Factor {
+ public:
+  Factor(int64_t count, bool narrow) : values_(count), narrow_(narrow ? count : 0) {}
+
+  float *values() { return values_.data(); }
+  const uint16_t *narrow() const { return narrow_.empty() ? nullptr : narrow_.data(); }
+
+  // To be called for what has changed.
+  void Narrow(int64_t from, int64_t count) {
+    if (!narrow_.empty()) Machine::NarrowRow(values_.data() + from, narrow_.data() + from, count);
+  }
+
+ private:
+  Floats values_;
+  Halves narrow_;
+};
+
 template <typename Machine>
 class Pass {
  public:
   Pass(const FusedShape &shape, const FusedInputs &in, float *x)
-      : shape_(shape), in_(in), x_(x), runs_(RunsOf(shape, in)), blocks_(BlocksOf(shape, in)), run_of_row_(shape.rows), rank_(LargestRank(in)) {
+      : shape_(shape), in_(in), x_(x), runs_(RunsOf(shape, in)), blocks_(BlocksOf(shape, in)), run_of_row_(shape.rows), rank_(LargestRank(in)),
+        normed_(shape.rows * shape.hidden, shape.narrow), mixed_(shape.rows * OutFeatures(shape, kQ), shape.narrow),
+        gated_(shape.rows * shape.intermediate, shape.narrow) {
     for (const RowRun &run : runs_)
       for (int64_t i = 0; i < run.count; i++) run_of_row_[run.first + i] = &run;
-    normed_.resize(shape.rows * shape.hidden);
-    mixed_.resize(shape.rows * OutFeatures(shape, kQ));
     for (int module = 0; module < kModules; module++) {
-      out_[module].resize(shape.rows * OutFeatures(shape, module));
+      if (module != kGate) out_[module].resize(shape.rows * OutFeatures(shape, module));
       reduced_[module].resize(shape.rows * rank_);
     }
   }
@@ -94,14 +113,16 @@ class Pass {
       AddToRows(kO, weights.mlp_norm);
       Multiply({kGate, kUp}, normed_);
       Gate();
-      Multiply({kDown}, out_[kGate]);
+      Multiply({kDown}, gated_);
       AddToRows(kDown, layer_ + 1 < layers ? in_.layers[layer_ + 1].attn_norm : nullptr);
     }
   }
 
  private:
   void Norm(int64_t row, const float *weight) {
-    Machine::Norm(x_ + row * shape_.hidden, weight, normed_.data() + row * shape_.hidden, shape_.hidden, shape_.eps);
+    const int64_t hidden = shape_.hidden;
+    Machine::Norm(x_ + row * hidden, weight, normed_.values() + row * hidden, hidden, shape_.eps);
+    normed_.Narrow(row * hidden, hidden);
   }
 
   const LowRank &Update(const Adapter &adapter, int module) const { return adapter.modules[layer_ * kModules + module]; }
@@ -112,18 +133,19 @@ class Pass {
   }
 
   // x of these modules by their matrices, and by their adapters' first ones.
-  void Multiply(std::initializer_list<int> modules, const Floats &x) {
+  void Multiply(std::initializer_list<int> modules, Factor<Machine> &x) {
     products_.clear();
     for (int module : modules) {
       const int64_t k = InFeatures(shape_, module), n = OutFeatures(shape_, module);
       const auto &matrix = in_.layers[layer_].matrices[module];
-      products_.push_back({x.data(), matrix.data, matrix.type, out_[module].data(), shape_.rows, k, n});
+      const uint16_t *narrow = matrix.type == WeightType::kBfloat16 ? x.narrow() : nullptr;
+      products_.push_back({x.values(), matrix.data, matrix.type, Out(module), shape_.rows, k, n, narrow});
       for (const auto &run : runs_) {
         if (!run.adapter) continue;
         const LowRank &update = Update(*run.adapter, module);
         if (update.rank == 0) continue;
         float *to = Reduced(module, run.first, update.rank);
-        products_.push_back({x.data() + run.first * k, update.a, WeightType::kFloat32, to, run.count, k, update.rank});
+        products_.push_back({x.values() + run.first * k, update.a, WeightType::kFloat32, to, run.count, k, update.rank});
       }
     }
     SkinnyProducts(products_.data(), products_.size());
@@ -137,14 +159,14 @@ class Pass {
     if (update.rank == 0) return;
     const int64_t n = OutFeatures(shape_, module);
     Machine::AddLowRank(Reduced(module, row, update.rank), update.rank, adapter->scale, update.b + begin, n,
-                        out_[module].data() + row * n + begin, end - begin);
+                        Out(module) + row * n + begin, end - begin);
   }
 
   // One head of a row's queries, keys or values, ready to meet the others.
   float *FinishHead(int module, int64_t row, int64_t head) {
     const LayerWeights &weights = in_.layers[layer_];
     const int64_t dim = shape_.head_dim, half = dim / 2, begin = head * dim;
-    float *y = out_[module].data() + row * OutFeatures(shape_, module) + begin;
+    float *y = Out(module) + row * OutFeatures(shape_, module) + begin;
     if (weights.biases[module])
       for (int64_t i = 0; i < dim; i++) y[i] += weights.biases[module][begin + i];
     AddUpdate(module, row, begin, begin + dim);
@@ -200,19 +222,23 @@ class Pass {
     thread_local std::vector<Visible> visible;
     q.resize(queries * dim), y.resize(queries * dim), visible.resize(queries);
     for (int64_t i = 0; i < block.count; i++) {
-      memcpy(q.data() + i * wide, HeadsOf(out_[kQ], block.first + i, head), wide * sizeof(float));
+      memcpy(q.data() + i * wide, HeadsOf(Out(kQ), block.first + i, head), wide * sizeof(float));
       // What a window hides is at the beginning: a row that sees some of the past sees all of the recent positions before it.
       const RowPlace &own = places[i];
       const int64_t begin = own.past_begin < own.past_end ? own.past_begin - all.past_begin : past + own.recent_begin - all.recent_begin;
       std::fill_n(visible.begin() + i * group, group, Visible{begin, past + own.recent_end - all.recent_begin});
     }
     AttendRuns(runs, count, dim, visible.data(), queries, q.data(), y.data());
-    for (int64_t i = 0; i < block.count; i++) memcpy(HeadsOf(mixed_, block.first + i, head), y.data() + i * wide, wide * sizeof(float));
+    for (int64_t i = 0; i < block.count; i++) {
+      float *mixed = HeadsOf(mixed_.values(), block.first + i, head);
+      memcpy(mixed, y.data() + i * wide, wide * sizeof(float));
+      mixed_.Narrow(mixed - mixed_.values(), wide);
+    }
   }
 
   // What a row has of the query heads that share a key head: [group, head_dim].
-  float *HeadsOf(Floats &heads, int64_t row, int64_t head) {
-    return heads.data() + row * OutFeatures(shape_, kQ) + head * (shape_.heads / shape_.kv_heads) * shape_.head_dim;
+  float *HeadsOf(float *heads, int64_t row, int64_t head) {
+    return heads + row * OutFeatures(shape_, kQ) + head * (shape_.heads / shape_.kv_heads) * shape_.head_dim;
   }
 
   void Gate() {
@@ -221,7 +247,8 @@ class Pass {
       const int64_t row = index / pieces, begin = index % pieces * kPiece, end = std::min(n, begin + kPiece);
       AddUpdate(kGate, row, begin, end);
       AddUpdate(kUp, row, begin, end);
-      Machine::GateTimes(out_[kGate].data() + row * n + begin, out_[kUp].data() + row * n + begin, end - begin);
+      Machine::GateTimes(Out(kGate) + row * n + begin, Out(kUp) + row * n + begin, end - begin);
+      gated_.Narrow(row * n + begin, end - begin);
     });
   }
 
@@ -230,12 +257,15 @@ class Pass {
     const int64_t hidden = shape_.hidden;
     ForEach(shape_.rows, 2 * shape_.rows * hidden, [&](int64_t row) {
       AddUpdate(module, row, 0, hidden);
-      const float *y = out_[module].data() + row * hidden;
+      const float *y = Out(module) + row * hidden;
       float *x = x_ + row * hidden;
       for (int64_t i = 0; i < hidden; i++) x[i] += y[i];
       if (next_norm) Norm(row, next_norm);
     });
   }
+
+  // A module's result, [rows, out].
+  float *Out(int module) { return module == kGate ? gated_.values() : out_[module].data(); }
 
   const FusedShape &shape_;
   const FusedInputs &in_;
@@ -245,8 +275,10 @@ class Pass {
   std::vector<const RowRun *> run_of_row_;
   const int64_t rank_;
   int64_t layer_ = 0;
-  // The normed x, what attention mixed, each module's result [rows, out], and x aᵀ of its adapters.
-  Floats normed_, mixed_, out_[kModules], reduced_[kModules];
+  // The normed x, what attention mixed, and the gate, which is gated in place.
+  Factor<Machine> normed_, mixed_, gated_;
+  // Results of the modules but the gate, and x aᵀ of their adapters.
+  Floats out_[kModules], reduced_[kModules];
   std::vector<Product> products_;
 };
 

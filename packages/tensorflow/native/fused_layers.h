@@ -20,6 +20,8 @@ struct FusedShape {
   // Positions of the cache's two parts: those that are only read, and those among which this call's are.
   int64_t past, recent;
   float eps, attention_scale;
+  // Whether matrices in bfloat16 are multiplied by x in bfloat16; adapters are not.
+  bool narrow;
 };
 
 // The matrices of a layer, which adapters adapt.

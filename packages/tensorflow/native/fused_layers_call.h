@@ -165,7 +165,8 @@ napi_value FusedLayers(napi_env env, napi_callback_info info) {
   DeviceTensors tensors(backend);
   if (sizes.size() != 7 || tokens.empty() || rows.size() != tokens.size()) return Fail(env, "fusedLayers: sizes or tokens are wrong");
   anneal::FusedShape shape{static_cast<int64_t>(tokens.size()), sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6],
-                           static_cast<float>(Double(env, of("normEps"))), static_cast<float>(Double(env, of("attentionScale")))};
+                           static_cast<float>(Double(env, of("normEps"))), static_cast<float>(Double(env, of("attentionScale"))),
+                           Bool(env, of("bfloat16Products"))};
   for (int i = 0; i < 7; i++)
     if (sizes[i] < 1 && i != 5) return Fail(env, "fusedLayers: sizes are positive");
   if (shape.past < 0 || shape.heads % shape.kv_heads != 0 || shape.head_dim % 2 != 0)

@@ -17,8 +17,14 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
     for (; i < k; i++) to[i] = Widen(from[i]) * scale;
   }
 
-  template <int kR, int kC, typename T>
-  ANNEAL_TARGET static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t ahead, const char *next) {
+  ANNEAL_TARGET static void NarrowRow(const float *from, uint16_t *to, int64_t n) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) StoreNarrow(to + i, Load(from + i));
+    for (; i < n; i++) to[i] = Narrow(from[i]);
+  }
+
+  template <int kR, int kC, typename X, typename T>
+  ANNEAL_TARGET static void Block(const X *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t ahead, const char *next) {
     Vector sums[kR][kC];
     ANNEAL_UNROLL for (int r = 0; r < kR; r++)
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = Zero();
@@ -35,17 +41,21 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
         ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = TimesPlus(values, weights[c], sums[r][c]);
       }
     }
-    constexpr int kFours = kR * kC / 4 * 4;
     float totals[kR * kC];
-    const Vector *all = &sums[0][0];
-    ANNEAL_UNROLL for (int i = 0; i < kFours; i += 4) SumFour(all + i, totals + i);
-    ANNEAL_UNROLL for (int i = kFours; i < kR * kC; i++) totals[i] = Sum(all[i]);
+    SumAll<kR * kC>(&sums[0][0], totals);
     ANNEAL_UNROLL for (int r = 0; r < kR; r++)
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
         float sum = totals[r * kC + c];
-        for (int64_t rest = i; rest < k; rest++) sum += x[r * k + rest] * Widen(w[c][rest]);
+        for (int64_t rest = i; rest < k; rest++) sum += Widen(x[r * k + rest]) * Widen(w[c][rest]);
         y[r * n + c] = sum;
       }
+  }
+
+  template <int kCount>
+  ANNEAL_TARGET static void SumAll(const Vector *v, float *to) {
+    constexpr int kFours = kCount / 4 * 4;
+    ANNEAL_UNROLL for (int i = 0; i < kFours; i += 4) SumFour(v + i, to + i);
+    ANNEAL_UNROLL for (int i = kFours; i < kCount; i++) to[i] = Sum(v[i]);
   }
 
   // As Cephes' expf: 2^n · exp(r) with |r| <= ln 2 / 2, to about one unit in the last place. What is below -87 counts as -87: exp of it is

@@ -23,6 +23,13 @@ float Widen(uint16_t bits) {
   return value;
 }
 
+// To the nearest, of two as near to the even one.
+uint16_t Narrow(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  return value == value ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
+}
+
 float Widen(float value) { return value; }
 float Widen(int8_t value) { return value; }
 
@@ -45,7 +52,8 @@ inline void RotateFrom(int64_t i, float *x, const float *cos, const float *sin, 
 
 // What a machine brings:
 // Block: the sums of kR rows of x by kC rows of W, which fill its registers at kRows and kColumns. It asks for the memory `ahead` elements
-// further on, which comes next, or for a line of `next` with each vector.
+// further on, which comes next, or for a line of `next` with each vector. Both in bfloat16: products are exact, sums are float32.
+// NarrowRow: from float32 to bfloat16.
 // WidenRow: for rows of W that are read more than once.
 // ExpSum: exp(x - most) in place of n values x, and their sum.
 // Mix: y[r] = Σ p[r * n + i] · v[i] over n rows v[i] of `dim` values, for kR rows of p and y.
@@ -67,8 +75,12 @@ struct Generic {
     }
   }
 
-  template <int kR, int kC, typename T>
-  static void Block(const float *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t, const char *) {
+  static void NarrowRow(const float *from, uint16_t *to, int64_t n) {
+    for (int64_t i = 0; i < n; i++) to[i] = Narrow(from[i]);
+  }
+
+  template <int kR, int kC, typename X, typename T>
+  static void Block(const X *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t, const char *) {
     for (int r = 0; r < kR; r++)
       for (int c = 0; c < kC; c++) y[r * n + c] = Dot(x + r * k, w[c], k);
   }
@@ -106,14 +118,14 @@ struct Generic {
 
  private:
   // Sums of kLanes interleaved parts, then of what is left, in the order of the AVX2 build.
-  template <typename T>
-  static float Dot(const float *a, const T *b, int64_t k) {
+  template <typename X, typename T>
+  static float Dot(const X *a, const T *b, int64_t k) {
     float parts[kLanes] = {};
     int64_t i = 0;
     for (; i + kLanes <= k; i += kLanes)
-      for (int lane = 0; lane < kLanes; lane++) parts[lane] += a[i + lane] * Widen(b[i + lane]);
+      for (int lane = 0; lane < kLanes; lane++) parts[lane] += Widen(a[i + lane]) * Widen(b[i + lane]);
     float sum = ((parts[0] + parts[4]) + (parts[2] + parts[6])) + ((parts[1] + parts[5]) + (parts[3] + parts[7]));
-    for (; i < k; i++) sum += a[i] * Widen(b[i]);
+    for (; i < k; i++) sum += Widen(a[i]) * Widen(b[i]);
     return sum;
   }
 };
@@ -156,6 +168,14 @@ struct Avx2Vectors {
   ANNEAL_TARGET static Vector Load(const int8_t *from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
   }
+  ANNEAL_TARGET static void StoreNarrow(uint16_t *to, Vector v) {
+    const __m256i bits = _mm256_castps_si256(v), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i narrow = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+    const __m256i unordered = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    narrow = _mm256_blendv_epi8(narrow, _mm256_set1_epi32(0x7fc0), unordered);
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to),
+                     _mm_packus_epi32(_mm256_castsi256_si128(narrow), _mm256_extracti128_si256(narrow, 1)));
+  }
   ANNEAL_TARGET static float Sum(Vector v) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
@@ -194,6 +214,13 @@ struct Avx512Vectors {
   ANNEAL_TARGET static Vector Load(const int8_t *from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
   }
+  ANNEAL_TARGET static void StoreNarrow(uint16_t *to, Vector v) {
+    const __m512i bits = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i narrow = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    const __mmask16 unordered = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to),
+                        _mm512_cvtepi32_epi16(_mm512_mask_set1_epi32(narrow, unordered, 0x7fc0)));
+  }
   ANNEAL_TARGET static float Sum(Vector v) { return _mm512_reduce_add_ps(v); }
   // In the order of Sum, with a third of its shuffles: those of short rows took a fifth of a product.
   ANNEAL_TARGET static void SumFour(const Vector *v, float *to) {
@@ -215,6 +242,46 @@ struct Avx512Vectors {
 #include "machine_vectors.h"
 #undef ANNEAL_MACHINE
 #undef ANNEAL_TARGET
+
+#if defined(__clang__) || __GNUC__ >= 10
+#define ANNEAL_HAS_BFLOAT16
+#define ANNEAL_TARGET __attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
+// As Avx512, where the processor multiplies bfloat16 itself, twice as many at a time.
+struct Avx512Bfloat16 : Avx512 {
+  template <int kR, int kC>
+  ANNEAL_TARGET static void Block(const uint16_t *x, const uint16_t *const *w, float *y, int64_t k, int64_t n, int64_t ahead, const char *) {
+    constexpr int64_t kPairs = 2 * kLanes;
+    Vector sums[kR][kC];
+    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = Zero();
+    int64_t i = 0;
+    for (; i + kPairs <= k; i += kPairs) {
+      __m512bh weights[kC];
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
+        Prefetch(w[c] + i + ahead);
+        weights[c] = (__m512bh)_mm512_loadu_si512(w[c] + i);
+      }
+      ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
+        const __m512bh values = (__m512bh)_mm512_loadu_si512(x + r * k + i);
+        ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = _mm512_dpbf16_ps(sums[r][c], values, weights[c]);
+      }
+    }
+    if (i < k) {
+      const __mmask32 rest = (1u << (k - i)) - 1;
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
+        const __m512bh weight = (__m512bh)_mm512_maskz_loadu_epi16(rest, w[c] + i);
+        ANNEAL_UNROLL for (int r = 0; r < kR; r++)
+          sums[r][c] = _mm512_dpbf16_ps(sums[r][c], (__m512bh)_mm512_maskz_loadu_epi16(rest, x + r * k + i), weight);
+      }
+    }
+    float totals[kR * kC];
+    SumAll<kR * kC>(&sums[0][0], totals);
+    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) y[r * n + c] = totals[r * kC + c];
+  }
+};
+#undef ANNEAL_TARGET
+#endif
 #endif
 
 // What comes after some rows of W: `ahead` elements further on, where they are read as they lie, or `bytes` at `next`.
@@ -225,8 +292,8 @@ struct Upcoming {
 };
 
 // kC rows of W against all rows of x.
-template <typename Machine, int kC, typename T>
-void Columns(const float *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n, const Upcoming &upcoming) {
+template <typename Machine, int kC, typename X, typename T>
+void Columns(const X *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n, const Upcoming &upcoming) {
   constexpr int kR = Machine::kRows;
   // Blocks ask for a part each, so that memory is read while they compute.
   const int64_t part = k * static_cast<int64_t>(sizeof(float));
@@ -243,8 +310,8 @@ void Columns(const float *x, const T *const *w, float *y, int64_t m, int64_t k, 
 }
 
 // `count` rows of W, at most kC.
-template <typename Machine, int kC, typename T>
-void CountedColumns(int count, const float *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n,
+template <typename Machine, int kC, typename X, typename T>
+void CountedColumns(int count, const X *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n,
                     const Upcoming &upcoming) {
   if (count == kC) return Columns<Machine, kC>(x, w, y, m, k, n, upcoming);
   if constexpr (kC > 1) CountedColumns<Machine, kC - 1>(count, x, w, y, m, k, n, upcoming);
@@ -260,6 +327,15 @@ Machine ThisMachine() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Machine::kAvx2;
 #endif
   return Machine::kGeneric;
+}
+
+// Of a machine with AVX-512.
+bool MultipliesBfloat16() {
+#if defined(ANNEAL_HAS_BFLOAT16)
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
 }
 
 }  // namespace

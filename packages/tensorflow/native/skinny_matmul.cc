@@ -17,13 +17,14 @@ constexpr int64_t kChunk = 48;
 constexpr int64_t kWorthSharing = 50'000;
 
 // Rows `begin` to `end` of W, in which a row takes `stored` elements.
-template <typename Machine, typename T>
-void Chunk(const float *x, const void *weights, float *y, int64_t m, int64_t k, int64_t n, int64_t begin, int64_t end) {
+template <typename Machine, typename X, typename T>
+void Chunk(const void *rows_of_x, const void *weights, float *y, int64_t m, int64_t k, int64_t n, int64_t begin, int64_t end) {
+  const X *x = static_cast<const X *>(rows_of_x);
   constexpr int kC = Machine::kColumns;
   const int64_t stored = sizeof(T) == 1 ? k + static_cast<int64_t>(sizeof(float)) : k;
   const int64_t ahead = kC * stored;
   // Rows of W that many blocks read are widened once; those in 8 bits always, since their scale follows them.
-  const bool widen = sizeof(T) == 1 || (sizeof(T) == 2 && m > 2 * Machine::kRows);
+  const bool widen = sizeof(T) == 1 || (sizeof(T) == 2 && sizeof(X) == 4 && m > 2 * Machine::kRows);
   // Grows to the widest W of the process and stays: a few kilobytes for each thread.
   thread_local Floats widened;
   if (widen && widened.size() < static_cast<size_t>(kC * k)) widened.resize(kC * k);
@@ -31,7 +32,7 @@ void Chunk(const float *x, const void *weights, float *y, int64_t m, int64_t k, 
     const int count = static_cast<int>(std::min<int64_t>(kC, end - column));
     const T *rows[kC];
     for (int c = 0; c < count; c++) rows[c] = static_cast<const T *>(weights) + (column + c) * stored;
-    if constexpr (sizeof(T) != sizeof(float)) {
+    if constexpr (sizeof(T) < sizeof(X)) {
       if (widen) {
         const float *wide[kC];
         for (int c = 0; c < count; c++) {
@@ -49,22 +50,28 @@ void Chunk(const float *x, const void *weights, float *y, int64_t m, int64_t k, 
 
 int64_t ChunksOf(const Product &product) { return (product.n + kChunk - 1) / kChunk; }
 
-using ChunkFn = decltype(&Chunk<Generic, float>);
+using ChunkFn = decltype(&Chunk<Generic, float, float>);
 
-template <typename T>
+template <typename X, typename T>
 ChunkFn BestChunk() {
 #if defined(__x86_64__)
-  if (ThisMachine() == Machine::kAvx512) return Chunk<Avx512, T>;
-  if (ThisMachine() == Machine::kAvx2) return Chunk<Avx2, T>;
+#if defined(ANNEAL_HAS_BFLOAT16)
+  if constexpr (sizeof(X) == 2)
+    if (ThisMachine() == Machine::kAvx512 && MultipliesBfloat16()) return Chunk<Avx512Bfloat16, X, T>;
 #endif
-  return Chunk<Generic, T>;
+  if (ThisMachine() == Machine::kAvx512) return Chunk<Avx512, X, T>;
+  if (ThisMachine() == Machine::kAvx2) return Chunk<Avx2, X, T>;
+#endif
+  return Chunk<Generic, X, T>;
 }
 
 }  // namespace
 
 void SkinnyProducts(const Product *products, int64_t count) {
-  static const ChunkFn of_floats = BestChunk<float>(), of_halves = BestChunk<uint16_t>(), of_bytes = BestChunk<int8_t>();
+  static const ChunkFn of_floats = BestChunk<float, float>(), of_halves = BestChunk<float, uint16_t>(),
+                       of_bytes = BestChunk<float, int8_t>(), of_narrow = BestChunk<uint16_t, uint16_t>();
   const auto chunk = [&](const Product &p, int64_t begin, int64_t end) {
+    if (p.narrow) return of_narrow(p.narrow, p.w, p.y, p.m, p.k, p.n, begin, std::min(p.n, end));
     const ChunkFn run = p.type == WeightType::kFloat32 ? of_floats : p.type == WeightType::kBfloat16 ? of_halves : of_bytes;
     run(p.x, p.w, p.y, p.m, p.k, p.n, begin, std::min(p.n, end));
   };

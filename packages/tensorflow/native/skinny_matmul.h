@@ -20,6 +20,8 @@ struct Product {
   WeightType type;
   float *y;
   int64_t m, k, n;
+  // x in bfloat16, where it is multiplied as such by a w in bfloat16; x itself is not read then.
+  const uint16_t *narrow = nullptr;
 };
 
 // Several products share threads, as many as the process may run on. Safe to call from several threads: one of them gets the helpers,

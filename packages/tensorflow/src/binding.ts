@@ -61,6 +61,8 @@ export interface FusedLayersCall {
   normEps: number;
   attentionScale: number;
   embedScale: number;
+  /** Whether weights in bfloat16 are multiplied as such; adapters are not. */
+  bfloat16Products: boolean;
   /** One per row. */
   tokens: Int32Array;
   /** Id of the table of embeddings. */

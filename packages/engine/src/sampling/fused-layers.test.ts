@@ -141,21 +141,42 @@ describe.each(cases)('%s', (_, folder) => {
   });
 });
 
-test('a prompt gives the same to the bit alone, in pieces, and beside others', () => {
-  const base = BaseModel.load(LLAMA, 'bf16', 'fp32');
-  const decoder = new Decoder(base, { xla: false });
-  const adapters = adaptersOf(base);
-  const prompt = Int32Array.from({ length: 70 }, (_, i) => (i * 11) % base.config.vocabSize);
-  const mine = stacked(base, [adapters[0]]);
-  const alone = decoder.prefill([prompt], mine).x.dataSync();
-  const others = [adapters[3], adapters[0], undefined];
-  const beside = decoder.prefill([prompt.subarray(3), prompt, prompt.subarray(9)], { ...mine, rows: others });
-  expect(tf.slice(beside.x, [67, 0], [70, -1]).dataSync()).toEqual(alone);
-  const first = decoder.prefill([prompt.subarray(0, 33)], mine);
-  const rows = PromptRows.joined(undefined, first.cached, { row: 0, count: 33, capacity: 48 });
-  const second = decoder.extend(prompt.subarray(33), { rows, length: 33 }, mine);
-  expect(tf.concat([first.x, second.x], 0).dataSync()).toEqual(alone);
+test('products in bfloat16 differ from those in float32 by less than those of TensorFlow', () => {
+  const narrow = BaseModel.load(LLAMA, 'bf16', 'bf16');
+  const wide = BaseModel.load(LLAMA, 'bf16', 'fp32');
+  const rows = adaptersOf(narrow);
+  const through = (base: BaseModel, fuse: boolean) => [
+    ...stepsOf(base, rows, fuse, 4),
+    ...promptsThrough(base, rows, fuse),
+  ];
+  const exact = through(wide, true);
+  const distance = farthest(through(narrow, true), exact);
+  expect(distance).toBeGreaterThan(2e-5);
+  // It rounds adapters and results to bfloat16, too.
+  expect(distance).toBeLessThan(farthest(through(narrow, false), exact));
 });
+
+test.each(['fp32', 'bf16'] as const)(
+  'a prompt gives the same to the bit alone, in pieces, and beside others, by products in %s',
+  (products) => {
+    const base = BaseModel.load(LLAMA, 'bf16', products);
+    const decoder = new Decoder(base, { xla: false });
+    const adapters = adaptersOf(base);
+    const prompt = Int32Array.from({ length: 70 }, (_, i) => (i * 11) % base.config.vocabSize);
+    const mine = stacked(base, [adapters[0]]);
+    const alone = decoder.prefill([prompt], mine).x.dataSync();
+    const others = [adapters[3], adapters[0], undefined];
+    const beside = decoder.prefill([prompt.subarray(3), prompt, prompt.subarray(9)], {
+      ...mine,
+      rows: others,
+    });
+    expect(tf.slice(beside.x, [67, 0], [70, -1]).dataSync()).toEqual(alone);
+    const first = decoder.prefill([prompt.subarray(0, 33)], mine);
+    const rows = PromptRows.joined(undefined, first.cached, { row: 0, count: 33, capacity: 48 });
+    const second = decoder.extend(prompt.subarray(33), { rows, length: 33 }, mine);
+    expect(tf.concat([first.x, second.x], 0).dataSync()).toEqual(alone);
+  },
+);
 
 test('a call leaves no tensors behind but what it returns', () => {
   const base = BaseModel.load(LLAMA, 'fp32');

@@ -46,13 +46,12 @@ interface Positions {
 }
 
 /** Whether tokens can go through all layers of this model at once. */
-export function layersFuse({ architecture, attention, config, matmulPrecision }: BaseModel): boolean {
+export function layersFuse({ architecture, attention, config }: BaseModel): boolean {
   const isUniform = attention.every(
     ({ rope, window }) => rope === attention[0]!.rope && window === attention[0]!.window,
   );
   return (
     (architecture.hasLlamaLayers ?? false) &&
-    matmulPrecision === 'fp32' &&
     config.rope.dim === config.headDim &&
     isUniform &&
     canFuseLayers()
@@ -150,7 +149,7 @@ export class FusedLayers {
   }
 
   #run({ tokens, positions, places, adapters }: Rows, kept: Positions): Tensor {
-    const { config, embed, layers, attention } = this.#base;
+    const { config, embed, layers, attention, matmulPrecision } = this.#base;
     const { hiddenSize, numHeads, numKvHeads, headDim, normEps, attentionScale, embedScale } = config;
     const intermediate = layers[0]!.gate!.shape[0] as number;
     return fusedLayers({
@@ -160,6 +159,7 @@ export class FusedLayers {
       normEps,
       attentionScale,
       embedScale,
+      bfloat16Products: matmulPrecision === 'bf16',
       tokens,
       embed,
       ...attention[0]!.rope.valuesAt(positions),
