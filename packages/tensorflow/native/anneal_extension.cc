@@ -489,6 +489,7 @@ napi_value RemoveFunction(napi_env env, napi_callback_info info) {
 }  // namespace
 }  // namespace tfnodejs
 
+#include "fused_head_call.h"
 #include "fused_layers_call.h"
 
 namespace tfnodejs {
@@ -528,6 +529,7 @@ napi_value InitExtension(napi_env env, napi_value exports) {
       {"createTensorCopy", nullptr, CreateTensorCopy, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"createTensorFilled", nullptr, CreateTensorFilled, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"fusedLayers", nullptr, FusedLayers, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"fusedHead", nullptr, FusedHead, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphNew", nullptr, GraphNew, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphDelete", nullptr, GraphDelete, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphPlaceholder", nullptr, GraphPlaceholder, nullptr, nullptr, nullptr, napi_default, nullptr},

@@ -43,7 +43,7 @@ template <typename Machine>
 void Softmax(float *scores, const float *masks, int64_t n, const float *sink) {
   float most = sink ? *sink : -INFINITY;
   for (int64_t i = 0; i < n; i++) most = std::max(most, scores[i] += masks[i]);
-  float sum = Machine::ExpSum(scores, n, most);
+  float sum = Machine::ExpSum(scores, scores, n, most, 1);
   if (sink) sum += std::exp(*sink - most);
   for (int64_t i = 0; i < n; i++) scores[i] /= sum;
 }

@@ -2,37 +2,18 @@
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
 
 #include "cache_lines.h"
 #include "cached_attention.h"
+#include "factor.h"
 #include "helpers.h"
 #include "machines.h"
 
 namespace anneal {
 namespace {
 
-// Below so many values, waking a helper takes longer than the work.
-constexpr int64_t kWorthSharing = 16'384;
 // Values of the MLP that a thread takes at a time.
 constexpr int64_t kPiece = 768;
-
-// Neighbouring rows of one adapter, which are multiplied together.
-struct RowRun {
-  int64_t first, count;
-  const Adapter *adapter;
-};
-
-std::vector<RowRun> RunsOf(const FusedShape &shape, const FusedInputs &in) {
-  std::vector<RowRun> runs;
-  for (int64_t row = 0; row < shape.rows; row++) {
-    const int32_t index = in.adapter_of_row[row];
-    const Adapter *adapter = index < 0 ? nullptr : &in.adapters[index];
-    if (runs.empty() || runs.back().adapter != adapter) runs.push_back({row, 0, adapter});
-    runs.back().count++;
-  }
-  return runs;
-}
 
 // Neighbouring rows of one sequence, which attend together.
 struct RowBlock {
@@ -55,43 +36,11 @@ std::vector<RowBlock> BlocksOf(const FusedShape &shape, const FusedInputs &in) {
   return blocks;
 }
 
-int64_t LargestRank(const FusedInputs &in) {
-  int64_t largest = 0;
-  for (const Adapter &adapter : in.adapters)
-    for (const LowRank &module : adapter.modules) largest = std::max(largest, module.rank);
-  return largest;
-}
-
-// Calls work(0) to work(count - 1), which go over `values` in all.
-void ForEach(int64_t count, int64_t values, const std::function<void(int64_t)> &work) {
-  if (values >= kWorthSharing) return RunWithHelpers(count, work);
-  for (int64_t index = 0; index < count; index++) work(index);
-}
-
-// Rows that matrices multiply, in bfloat16 too where they are multiplied as such.
-template <typename Machine>
-class Factor {
- public:
-  Factor(int64_t count, bool narrow) : values_(count), narrow_(narrow ? count : 0) {}
-
-  float *values() { return values_.data(); }
-  const uint16_t *narrow() const { return narrow_.empty() ? nullptr : narrow_.data(); }
-
-  // To be called for what has changed.
-  void Narrow(int64_t from, int64_t count) {
-    if (!narrow_.empty()) Machine::NarrowRow(values_.data() + from, narrow_.data() + from, count);
-  }
-
- private:
-  Floats values_;
-  Halves narrow_;
-};
-
 template <typename Machine>
 class Pass {
  public:
   Pass(const FusedShape &shape, const FusedInputs &in, float *x)
-      : shape_(shape), in_(in), x_(x), runs_(RunsOf(shape, in)), blocks_(BlocksOf(shape, in)), run_of_row_(shape.rows), rank_(LargestRank(in)),
+      : shape_(shape), in_(in), x_(x), runs_(RunsOf(in.adapter_of_row, shape.rows, in.adapters)), blocks_(BlocksOf(shape, in)), run_of_row_(shape.rows), rank_(LargestRank(in.adapters)),
         normed_(shape.rows * shape.hidden, shape.narrow), mixed_(shape.rows * OutFeatures(shape, kQ), shape.narrow),
         gated_(shape.rows * shape.intermediate, shape.narrow) {
     for (const RowRun &run : runs_)

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "low_rank.h"
 #include "skinny_matmul.h"
 
 namespace anneal {
@@ -53,18 +54,6 @@ struct LayerCache {
   float *recent_keys, *recent_values;
 };
 
-// y += scale · (x aᵀ) b: a [rank, in], b [rank, out]; rank 0 where a module is not adapted.
-struct LowRank {
-  const float *a, *b;
-  int64_t rank;
-};
-
-struct Adapter {
-  float scale;
-  // kModules for each layer.
-  std::vector<LowRank> modules;
-};
-
 struct FusedInputs {
   // Of each row's position: [rows, head_dim / 2].
   const float *cos, *sin;
@@ -72,6 +61,7 @@ struct FusedInputs {
   const RowPlace *places;
   std::vector<LayerWeights> layers;
   std::vector<LayerCache> caches;
+  // With kModules for each layer.
   std::vector<Adapter> adapters;
   // Index into `adapters`, or -1.
   const int32_t *adapter_of_row;

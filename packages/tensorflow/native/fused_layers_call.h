@@ -2,93 +2,11 @@
 //
 // Not an op of TensorFlow: it changes a cache in place, and takes hundreds of tensors.
 
+#include "device_tensors.h"
 #include "fused_layers.h"
 
 namespace tfnodejs {
 namespace {
-
-// Looks tensors up by their ids; remembers what was wrong first.
-class DeviceTensors {
- public:
-  explicit DeviceTensors(TFJSBackend *backend) : backend_(backend) {}
-
-  bool has_failed() const { return !failure_.empty(); }
-  const std::string &failure() const { return failure_; }
-
-  // `count` float32 values; null for an id below zero.
-  float *Floats(int32_t id, int64_t count, const char *what) {
-    if (id < 0) return nullptr;
-    TFE_TensorHandle *handle = Find(id, what);
-    if (!handle) return nullptr;
-    if (TFE_TensorHandleDataType(handle) != TF_FLOAT || Count(handle) != count) {
-      Refuse(std::string(what) + " is not float32 of " + std::to_string(count) + " values");
-      return nullptr;
-    }
-    return static_cast<float *>(Data(handle));
-  }
-
-  // A matrix [rows, columns] as it is kept; rows below zero: any number of them, which is returned in `rows`.
-  const void *Matrix(int32_t id, int64_t *rows, int64_t columns, anneal::WeightType *type, const char *what) {
-    TFE_TensorHandle *handle = Find(id, what);
-    if (!handle) return nullptr;
-    const TF_DataType dtype = TFE_TensorHandleDataType(handle);
-    *type = dtype == TF_INT8       ? anneal::WeightType::kInt8
-            : dtype == TF_BFLOAT16 ? anneal::WeightType::kBfloat16
-                                   : anneal::WeightType::kFloat32;
-    const int64_t stored = dtype == TF_INT8 ? columns + static_cast<int64_t>(sizeof(float)) : columns;
-    const bool known = dtype == TF_INT8 || dtype == TF_BFLOAT16 || dtype == TF_FLOAT;
-    const int64_t found = stored > 0 ? Count(handle) / stored : 0;
-    if (!known || found * stored != Count(handle) || (*rows >= 0 && found != *rows)) {
-      Refuse(std::string(what) + " is not a matrix of " + std::to_string(*rows) + " rows and " + std::to_string(columns) + " columns");
-      return nullptr;
-    }
-    *rows = found;
-    return Data(handle);
-  }
-
-  void Refuse(const std::string &failure) {
-    if (failure_.empty()) failure_ = failure;
-  }
-
- private:
-  TFE_TensorHandle *Find(int32_t id, const char *what) {
-    const auto entry = backend_->tfe_handle_map_.find(id);
-    if (entry != backend_->tfe_handle_map_.end()) return entry->second;
-    Refuse(std::string(what) + " is missing");
-    return nullptr;
-  }
-
-  int64_t Count(TFE_TensorHandle *handle) { return TFE_TensorHandleNumElements(handle, status_.status); }
-
-  void *Data(TFE_TensorHandle *handle) {
-    void *data = TFE_TensorHandleDevicePointer(handle, status_.status);
-    if (TF_GetCode(status_.status) != TF_OK) Refuse(TF_Message(status_.status));
-    return data;
-  }
-
-  TFJSBackend *backend_;
-  // One for all: making it takes longer than the calls that set it, and adapters have thousands of tensors.
-  TF_AutoStatus status_;
-  std::string failure_;
-};
-
-// A Float32Array of `count` values, read where it lies.
-const float *FloatArray(napi_env env, napi_value array, size_t count, DeviceTensors *tensors, const char *what) {
-  napi_typedarray_type type;
-  size_t length = 0;
-  void *data = nullptr;
-  if (napi_get_typedarray_info(env, array, &type, &length, &data, nullptr, nullptr) == napi_ok &&
-      type == napi_float32_array && length == count)
-    return static_cast<const float *>(data);
-  tensors->Refuse(std::string(what) + " is not a Float32Array of " + std::to_string(count) + " values");
-  return nullptr;
-}
-
-double Double(napi_env env, napi_value value) {
-  double number = 0;
-  if (napi_get_value_double(env, value, &number) != napi_ok) Fail(env, "expected a number");
-  return number;
-}
 
 // Ids of a layer, in the order of FusedLayersCall's `weights`: norms, matrices, biases, norms of heads.
 constexpr int kIdsOfLayer = 2 + anneal::kModules + 3 + 2, kIdsOfCache = 4;
@@ -139,16 +57,7 @@ anneal::Adapter AdapterOf(const int32_t *ids, float scale, int64_t layers, const
   anneal::Adapter adapter{scale, {}};
   for (int64_t i = 0; i < layers * anneal::kModules; i++, ids += 2) {
     const int module = i % anneal::kModules;
-    anneal::LowRank update{};
-    if (ids[0] >= 0) {
-      anneal::WeightType type = anneal::WeightType::kFloat32;
-      update.rank = -1;
-      update.a = static_cast<const float *>(tensors->Matrix(ids[0], &update.rank, anneal::InFeatures(shape, module), &type, "an adapter's A"));
-      if (type != anneal::WeightType::kFloat32) tensors->Refuse("an adapter's A is not float32");
-      update.b = tensors->Floats(ids[1], update.rank * anneal::OutFeatures(shape, module), "an adapter's B");
-      if (!update.b) tensors->Refuse("an adapter's B is missing");
-    }
-    adapter.modules.push_back(update);
+    adapter.modules.push_back(tensors->LowRank(ids, anneal::InFeatures(shape, module), anneal::OutFeatures(shape, module)));
   }
   return adapter;
 }
@@ -175,8 +84,8 @@ napi_value FusedLayers(napi_env env, napi_callback_info info) {
   const int64_t layers = weights.size() / kIdsOfLayer;
   anneal::FusedInputs in{};
   const size_t half = shape.rows * shape.head_dim / 2;
-  in.cos = FloatArray(env, of("cos"), half, &tensors, "cos");
-  in.sin = FloatArray(env, of("sin"), half, &tensors, "sin");
+  in.cos = Values<float>(env, of("cos"), half, &tensors, "cos");
+  in.sin = Values<float>(env, of("sin"), half, &tensors, "sin");
   in.places = PlacesOf(places, shape, &tensors);
   if (layers == 0 || weights.size() % kIdsOfLayer != 0 || cache.size() != static_cast<size_t>(layers * kIdsOfCache))
     return Fail(env, "fusedLayers: ids are missing");
@@ -185,7 +94,7 @@ napi_value FusedLayers(napi_env env, napi_callback_info info) {
     in.caches.push_back(CacheOf(cache.data() + i * kIdsOfCache, shape, &tensors));
   }
   const size_t ids_of_adapter = layers * anneal::kModules * 2, count = adapters.size() / ids_of_adapter;
-  const float *scales = FloatArray(env, of("scales"), count, &tensors, "scales");
+  const float *scales = Values<float>(env, of("scales"), count, &tensors, "scales");
   if (adapters.size() != count * ids_of_adapter) tensors.Refuse("adapters are incomplete");
   for (size_t i = 0; i < count && !tensors.has_failed(); i++)
     in.adapters.push_back(AdapterOf(adapters.data() + i * ids_of_adapter, scales[i], layers, shape, &tensors));

@@ -101,4 +101,10 @@ class Helpers {
 
 void RunWithHelpers(int64_t count, const std::function<void(int64_t)> &work) { Helpers::Get().Run(count, work); }
 
+void ForEach(int64_t count, int64_t values, const std::function<void(int64_t)> &work) {
+  constexpr int64_t kWorthSharing = 16'384;
+  if (values >= kWorthSharing) return RunWithHelpers(count, work);
+  for (int64_t index = 0; index < count; index++) work(index);
+}
+
 }  // namespace anneal

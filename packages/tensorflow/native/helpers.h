@@ -13,6 +13,9 @@ namespace anneal {
 // several threads: one of them gets the helpers, the others work alone.
 void RunWithHelpers(int64_t count, const std::function<void(int64_t)> &work);
 
+// The same, here alone where all of it goes over so few `values` that waking a helper takes longer.
+void ForEach(int64_t count, int64_t values, const std::function<void(int64_t)> &work);
+
 }  // namespace anneal
 
 #endif  // ANNEAL_HELPERS_H_

@@ -70,20 +70,29 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
     return Scale(TimesPlus(Times(sum, r), r, TimesPlus(r, All(1), All(1))), n);
   }
 
-  ANNEAL_TARGET static float ExpSum(float *x, int64_t n, float most) {
-    const Vector shift = All(-most), one = All(1);
+  ANNEAL_TARGET static float Largest(const float *x, int64_t n) {
+    Vector largest = All(x[0]);
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) largest = Most(Load(x + i), largest);
+    float most = LargestOf(largest);
+    for (; i < n; i++) most = std::max(most, x[i]);
+    return most;
+  }
+
+  ANNEAL_TARGET static float ExpSum(const float *x, float *y, int64_t n, float most, float scale) {
+    const Vector mosts = All(most), scales = All(scale), one = All(1);
     Vector sums = Zero();
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
-      const Vector made = Exp(TimesPlus(Load(x + i), one, shift));
-      Store(x + i, made);
+      const Vector made = Exp(Times(Minus(Load(x + i), mosts), scales));
+      Store(y + i, made);
       sums = TimesPlus(made, one, sums);
     }
     float sum = Sum(sums), rest[kLanes] = {};
     if (i == n) return sum;
     memcpy(rest, x + i, (n - i) * sizeof(float));
-    Store(rest, Exp(TimesPlus(Load(rest), one, shift)));
-    for (int64_t at = i; at < n; at++) sum += x[at] = rest[at - i];
+    Store(rest, Exp(Times(Minus(Load(rest), mosts), scales)));
+    for (int64_t at = i; at < n; at++) sum += y[at] = rest[at - i];
     return sum;
   }
 
@@ -100,8 +109,7 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
       }
   }
 
-  ANNEAL_TARGET static void AddLowRank(const float *u, int64_t rank, float scale, const float *b, int64_t stride, float *y,
-                                       int64_t n) {
+  ANNEAL_TARGET static void AddLowRank(const float *u, int64_t rank, float scale, const float *b, int64_t stride, float *y, int64_t n) {
     int64_t from = 0;
     for (; from + kMixed * kLanes <= n; from += kMixed * kLanes) AddColumns<kMixed>(u, rank, scale, b + from, stride, y + from);
     for (; from + kLanes <= n; from += kLanes) AddColumns<1>(u, rank, scale, b + from, stride, y + from);

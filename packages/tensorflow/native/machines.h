@@ -55,7 +55,8 @@ inline void RotateFrom(int64_t i, float *x, const float *cos, const float *sin, 
 // further on, which comes next, or for a line of `next` with each vector. Both in bfloat16: products are exact, sums are float32.
 // NarrowRow: from float32 to bfloat16.
 // WidenRow: for rows of W that are read more than once.
-// ExpSum: exp(x - most) in place of n values x, and their sum.
+// Largest: of n values, at least one; whether what is not a number counts is left open.
+// ExpSum: y = exp((x - most) · scale) of n values x, and their sum. In place where y is x.
 // Mix: y[r] = Σ p[r * n + i] · v[i] over n rows v[i] of `dim` values, for kR rows of p and y.
 // AddLowRank: y += scale · Σ u[i] · b[i] over `rank` rows b[i], which lie `stride` apart, of n values.
 // Norm: y = x / sqrt(mean(x²) + eps) · weight. In place where y is x.
@@ -85,9 +86,11 @@ struct Generic {
       for (int c = 0; c < kC; c++) y[r * n + c] = Dot(x + r * k, w[c], k);
   }
 
-  static float ExpSum(float *x, int64_t n, float most) {
+  static float Largest(const float *x, int64_t n) { return *std::max_element(x, x + n); }
+
+  static float ExpSum(const float *x, float *y, int64_t n, float most, float scale) {
     float sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += x[i] = std::exp(x[i] - most);
+    for (int64_t i = 0; i < n; i++) sum += y[i] = std::exp((x[i] - most) * scale);
     return sum;
   }
 
@@ -176,6 +179,11 @@ struct Avx2Vectors {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to),
                      _mm_packus_epi32(_mm256_castsi256_si128(narrow), _mm256_extracti128_si256(narrow, 1)));
   }
+  ANNEAL_TARGET static float LargestOf(Vector v) {
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
+  }
   ANNEAL_TARGET static float Sum(Vector v) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
@@ -221,6 +229,7 @@ struct Avx512Vectors {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(to),
                         _mm512_cvtepi32_epi16(_mm512_mask_set1_epi32(narrow, unordered, 0x7fc0)));
   }
+  ANNEAL_TARGET static float LargestOf(Vector v) { return _mm512_reduce_max_ps(v); }
   ANNEAL_TARGET static float Sum(Vector v) { return _mm512_reduce_add_ps(v); }
   // In the order of Sum, with a third of its shuffles: those of short rows took a fifth of a product.
   ANNEAL_TARGET static void SumFour(const Vector *v, float *to) {

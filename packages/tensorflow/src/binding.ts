@@ -83,6 +83,42 @@ export interface FusedLayersCall {
   adapterOfRow: Int32Array;
 }
 
+/** Of each row, see native/fused_head.h. */
+export interface FusedHeadResults {
+  argmax: Int32Array;
+  /** The best token where none was drawn. */
+  drawn: Int32Array;
+  /** Logits of `argmax` and `drawn`. */
+  argmaxLogit: Float32Array;
+  drawnLogit: Float32Array;
+  /** log Σ exp(logit) */
+  logTotal: Float32Array;
+  /** Σ exp((logit − best) / temperature) */
+  mass: Float32Array;
+}
+
+/** What hidden states that leave the last layer take through the head; as {@link FusedLayersCall}. */
+export interface FusedHeadCall {
+  /** hidden, vocab */
+  sizes: Int32Array;
+  normEps: number;
+  bfloat16Products: boolean;
+  /** Ids of [rows, hidden], [hidden], and the matrix [vocab, hidden]. */
+  x: number;
+  norm: number;
+  weight: number;
+  /** Per adapter: A and the transpose of B. */
+  adapters: Int32Array;
+  scales: Float32Array;
+  adapterOfRow: Int32Array;
+  /** Per row; 1 where it does not matter. */
+  temperatures: Float32Array;
+  /** Per row: a number in [0, 1) that draws a token from softmax(logits / temperature), or -1 for none. */
+  draws: Float64Array;
+  /** Filled by the call. */
+  results: FusedHeadResults;
+}
+
 /** What native/anneal_extension.cc adds; absent from the stock addon. */
 export interface GraphBinding {
   createTensorCopy(shape: number[], dtype: number, values: AnyTypedArray): number;
@@ -90,6 +126,8 @@ export interface GraphBinding {
   createTensorFilled(shape: number[], dtype: number, fill: (memory: ArrayBuffer) => void): number;
   /** Returns the id of what leaves the last layer, [rows, hidden]; writes to the recent keys and values. For the CPU. */
   fusedLayers(call: FusedLayersCall): number;
+  /** Returns the id of the logits, [rows, vocab]. For the CPU. */
+  fusedHead(call: FusedHeadCall): number;
   graphNew(): number;
   graphDelete(graph: number): void;
   graphPlaceholder(graph: number, dtype: number, shape: number[] | null): GraphNode;

@@ -1,11 +1,10 @@
 /** Tokens through all layers of a model in one call, where its layers are Llama's: see native/fused_layers.h. */
 import { graphBinding, tensorIds, wrapTensor } from './backend.ts';
 import { DataType, type FusedLayersCall } from './binding.ts';
+import { idsOrNone, MODULES } from './low-rank-ids.ts';
 import { profiled } from './profile.ts';
 import type { Tensor } from './tf.ts';
 
-/** The matrices that adapters adapt, in the order of native Module. */
-const MODULES = ['q', 'k', 'v', 'o', 'gate', 'up', 'down'];
 const WEIGHTS = ['attnNorm', 'mlpNorm', ...MODULES, 'qBias', 'kBias', 'vBias', 'qNorm', 'kNorm'];
 
 /** Tensors of one layer by name; absent ones do not take part. */
@@ -29,15 +28,7 @@ export function canFuseLayers(): boolean {
  *   `qNorm`, `kNorm`
  */
 export function layerWeightIds(layers: readonly NamedTensors[]): Int32Array {
-  return idsOf(layers.flatMap((layer) => WEIGHTS.map((name) => layer[name])));
-}
-
-/**
- * Ids of one adapter for `adapters` of a call, good while the tensors live.
- * @param layers Per layer, by the matrix's name: A [rank, in] and the transpose of B, [rank, out]
- */
-export function adapterIds(layers: readonly Readonly<Record<string, [Tensor, Tensor]>>[]): Int32Array {
-  return idsOf(layers.flatMap((layer) => MODULES.flatMap((name) => layer[name] ?? [undefined, undefined])));
+  return idsOrNone(layers.flatMap((layer) => WEIGHTS.map((name) => layer[name])));
 }
 
 /**
@@ -48,13 +39,7 @@ export function fusedLayers({ embed, cache, ...rest }: FusedLayersInputs): Tenso
   const binding = graphBinding();
   if (!binding) throw new Error('fusedLayers needs the addon: ask canFuseLayers() first.');
   const [table] = tensorIds([embed]) as [number];
-  const call = { ...rest, embed: table, cache: idsOf(cache) };
+  const call = { ...rest, embed: table, cache: idsOrNone(cache) };
   const id = profiled('op', 'fused_layers', () => binding.fusedLayers(call));
   return wrapTensor({ id, shape: [rest.tokens.length, rest.sizes[0]!], dtype: DataType.float32 });
-}
-
-function idsOf(tensors: (Tensor | undefined)[]): Int32Array {
-  const ids = tensorIds(tensors.filter((tensor) => tensor !== undefined));
-  let next = 0;
-  return Int32Array.from(tensors, (tensor) => (tensor ? ids[next++]! : -1));
 }

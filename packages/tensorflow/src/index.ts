@@ -25,8 +25,8 @@ export {
 export { type DoctorReport, doctor } from './doctor/doctor.ts';
 export { formatDoctorReport } from './doctor/format.ts';
 export { filledTensor, type Storage, type StoredValues, storedShape } from './filled-tensor.ts';
+export { type FusedHeadInputs, fusedHead } from './fused-head.ts';
 export {
-  adapterIds,
   canFuseLayers,
   type FusedLayersInputs,
   fusedLayers,
@@ -45,6 +45,7 @@ export {
 export { type Device, TENSORFLOW_VERSION } from './install/wheel-plan.ts';
 export { quantiseRows, quantiseRowsInto, SCALE_BYTES } from './int8.ts';
 export { loadTensorflow } from './load.ts';
+export { type LowRankTensors, layerAdapterIds, lowRankIds } from './low-rank-ids.ts';
 export {
   type Profile,
   profiled,

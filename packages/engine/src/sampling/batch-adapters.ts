@@ -10,7 +10,7 @@ import type { BaseModel } from '../models/base-model.ts';
 
 type Row = LoraAdapter | undefined;
 
-/** `rows` are what fused layers look at, and `layers` what others do. */
+/** `rows` are what fused layers and heads look at; what others do is missing where those take several. */
 export interface BatchedAdapters extends StackedAdapters {
   rows: Row[];
 }
@@ -59,6 +59,8 @@ export class BatchAdapters {
     tf.dispose(this.#owned);
     this.#owned = [];
     const distinct = [...new Set(rows)];
+    // Native calls take several as they are, and nothing else of such models does.
+    if (this.#fused && distinct.length > 1) return { layers: [], head: undefined, owned: [] };
     const { architecture, layers } = this.#base;
     if (distinct.length === 1 || architecture.hasExperts || architecture.takesAdaptersApart) {
       this.#forget();
@@ -89,8 +91,7 @@ export class BatchAdapters {
   #join(distinct: Row[]): void {
     this.#forget();
     const adapters = distinct.filter((one) => one !== undefined);
-    const joinedLayers = this.#fused ? [] : this.#base.layers;
-    const wanted = joinedLayers.map((_, layer) =>
+    const wanted = this.#base.layers.map((_, layer) =>
       [...new Set(adapters.flatMap(({ layers }) => layers[layer]!.map(({ module }) => module.key)))].map(
         (key) => ({
           key,

@@ -104,23 +104,35 @@ export class DecodeBatch {
 
   /** Builds the cache anew from running sequences and freshly prefilled ones. */
   #rebuild(added: (Running & { row: number })[], prefilled: PrefilledRows | undefined): void {
-    const kept = this.#running.flatMap((entry, slot) => (entry ? [{ entry, slot }] : []));
-    const sources: SlotSource[] = [
-      ...kept.map(({ slot }): SlotSource => ({ from: 'slot', slot, length: this.#cache.length(slot) })),
-      ...added.map(
-        ({ job, row }): SlotSource => ({ from: 'prefill', row, length: job.request.prompt.length }),
-      ),
-    ];
+    const kept = this.#running.flatMap((entry, slot): Placed[] =>
+      entry ? [{ ...entry, source: { from: 'slot', slot, length: this.#cache.length(slot) } }] : [],
+    );
+    const joining = added.map(
+      ({ job, sequence, row }): Placed => ({
+        job,
+        sequence,
+        source: { from: 'prefill', row, length: job.request.prompt.length },
+      }),
+    );
+    const entries = byAdapter([...kept, ...joining]);
+    const sources = entries.map(({ source }) => source);
     const slots = bucketSlots(sources.length);
     const capacity = bucketWidth(Math.max(...sources.map(({ length }) => length)));
     this.#cache.rebuild(sources, slots, capacity, prefilled);
-    const entries = [
-      ...kept.map(({ entry }) => entry),
-      ...added.map(({ job, sequence }) => ({ job, sequence })),
-    ];
-    this.#running = Array.from({ length: slots }, (_, i) => entries[i]);
-    const first = entries[0]!.job.adapter;
-    const rows = this.#running.map((entry) => (entry ? entry.job.adapter : first));
+    const running = entries.map(({ job, sequence }) => ({ job, sequence }));
+    this.#running = Array.from({ length: slots }, (_, i) => running[i]);
+    const last = entries.at(-1)!.job.adapter;
+    const rows = this.#running.map((entry) => (entry ? entry.job.adapter : last));
     this.#adapters = this.#batchAdapters.of(rows);
   }
+}
+
+interface Placed extends Running {
+  source: SlotSource;
+}
+
+/** Those of one adapter side by side, in the order of their firsts: they are multiplied together then. */
+function byAdapter(entries: Placed[]): Placed[] {
+  const adapters = new Set(entries.map(({ job }) => job.adapter));
+  return [...adapters].flatMap((adapter) => entries.filter(({ job }) => job.adapter === adapter));
 }

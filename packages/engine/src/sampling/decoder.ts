@@ -3,7 +3,6 @@ import { compile, type Tensor, tf } from '@anneal/tensorflow';
 import type { EngineImage } from '../engine.ts';
 import { causalMaskValues } from '../layers/attention.ts';
 import { embed } from '../layers/embedding.ts';
-import type { LoraTensors } from '../layers/linear.ts';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import type { StackedAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
@@ -12,8 +11,9 @@ import { type PlacedImages, placeImages, withDeepstack, withFeatures } from '../
 import type { BatchedAdapters } from './batch-adapters.ts';
 import { extensionMask } from './cached-attention.ts';
 import type { CachedLayer, PrefilledRows } from './cached-rows.ts';
+import { FusedHead } from './fused-head.ts';
 import { FusedLayers, layersFuse } from './fused-layers.ts';
-import { type HeadOutput, type HeadTree, headOutputs } from './head-outputs.ts';
+import { type HeadOutput, type HeadRequest, type HeadTree, headOutputs } from './head-outputs.ts';
 import { type KvCache, RECENT } from './kv-cache.ts';
 import {
   createLayerFunctions,
@@ -23,6 +23,7 @@ import {
   type PrefillTree,
 } from './layer-functions.ts';
 import type { PromptRows } from './prompt-rows.ts';
+import { RowAdapterTensors } from './row-adapters.ts';
 
 type Rope = PrefillTree['rope'];
 
@@ -33,12 +34,17 @@ export class Decoder {
   readonly #embed: (inputs: { ids: Tensor; table: Tensor }) => { x: Tensor };
   readonly #layer: LayerFunctions;
   readonly #head: (inputs: HeadTree) => { [key: string]: Tensor };
+  readonly #rowAdapters = new RowAdapterTensors();
   readonly #fusedLayers: FusedLayers | undefined;
+  readonly #fusedHead: FusedHead | undefined;
 
   /** @param options.fuse Whether tokens may go through all layers at once. */
   constructor(base: BaseModel, options: { xla: boolean; fuse?: boolean }) {
     this.#base = base;
-    if ((options.fuse ?? true) && layersFuse(base)) this.#fusedLayers = new FusedLayers(base);
+    if ((options.fuse ?? true) && layersFuse(base)) {
+      this.#fusedLayers = new FusedLayers(base, this.#rowAdapters);
+      this.#fusedHead = new FusedHead(base, this.#rowAdapters);
+    }
     this.#hasState = base.cacheShapes().map((shape) => 'state' in shape);
     const precision = { matmulPrecision: base.matmulPrecision };
     this.#embed = compile(
@@ -176,11 +182,11 @@ export class Decoder {
 
   /** Frees what is kept of an adapter that is about to go. */
   forget(adapter: LoraAdapter): void {
-    this.#fusedLayers?.forget(adapter);
+    this.#rowAdapters.forget(adapter);
   }
 
   dispose(): void {
-    this.#fusedLayers?.dispose();
+    this.#rowAdapters.dispose();
   }
 
   /** Embeds ids and runs each layer by `run`. */
@@ -203,32 +209,27 @@ export class Decoder {
 
   /**
    * Logits of the rows' next token and what sampling needs of them. Frees nothing but its own.
-   * @param seeds [rows, 2]
-   * @param draws Whether any row draws by temperature alone.
-   * @param candidates Best tokens to return per row.
+   * @param x [rows, 1, hidden], before the final norm
    */
-  head(
-    x: Tensor,
-    head: LoraTensors | undefined,
-    {
-      temperature,
-      seeds,
-      draws,
-      candidates,
-    }: { temperature: Float32Array; seeds: Int32Array; draws: boolean; candidates: number },
-  ): HeadOutput {
+  head(x: Tensor, adapters: BatchedAdapters, request: HeadRequest): HeadOutput {
+    if (this.#fusedHead) return this.#fusedHead.run(x, adapters.rows, request);
+    const { temperature, draws, candidates } = request;
     const rows = x.shape[0] as number;
     const inputs = {
       temperature: tf.tensor2d(temperature, [rows, 1]) as Tensor,
-      seeds: tf.tensor2d(seeds, [rows, 2], 'int32') as Tensor,
+      seeds: tf.tensor2d(
+        draws.flatMap((draw) => draw?.seeds ?? [0, 0]),
+        [rows, 2],
+        'int32',
+      ) as Tensor,
     };
     const out = this.#head({
       x,
       norm: this.#base.finalNorm,
       weight: this.#base.head,
-      lora: head as HeadTree['lora'],
+      lora: adapters.head as HeadTree['lora'],
       ...inputs,
-      draws,
+      draws: draws.some((draw) => draw !== undefined),
       candidates,
     });
     const floats = (name: string) =>

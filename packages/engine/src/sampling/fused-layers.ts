@@ -3,9 +3,7 @@
  * batch, prompts of several adapters, pieces of a long one. Each row, which is one token, has an adapter of its own.
  */
 import {
-  adapterIds,
   canFuseLayers,
-  compile,
   filledTensor,
   fusedLayers,
   layerWeightIds,
@@ -18,13 +16,7 @@ import { bucketWidth } from '../training/batch-plan.ts';
 import type { KeysAndValues, PrefilledRows } from './cached-rows.ts';
 import { type KvCache, RECENT } from './kv-cache.ts';
 import type { PromptRows } from './prompt-rows.ts';
-
-/** The adapters of rows as the call takes them, see `FusedLayersCall`. */
-interface RowAdapters {
-  adapters: Int32Array;
-  scales: Float32Array;
-  adapterOfRow: Int32Array;
-}
+import type { RowAdapters, RowAdapterTensors } from './row-adapters.ts';
 
 /** Where a row looks and is kept, see `FusedLayersCall`. */
 export type RowPlace = [pastFrom: number, pastTo: number, recentFrom: number, recentTo: number, own: number];
@@ -60,12 +52,13 @@ export function layersFuse({ architecture, attention, config }: BaseModel): bool
 
 export class FusedLayers {
   readonly #base: BaseModel;
-  readonly #adapters = new RowAdapterTensors();
+  readonly #adapters: RowAdapterTensors;
   #weights: { of: Record<string, Tensor>[]; ids: Int32Array } | undefined;
 
   /** @param base One for which {@link layersFuse} */
-  constructor(base: BaseModel) {
+  constructor(base: BaseModel, adapters: RowAdapterTensors) {
     this.#base = base;
+    this.#adapters = adapters;
   }
 
   /**
@@ -87,7 +80,7 @@ export class FusedLayers {
         tokens,
         positions,
         places: cache.places(attention[0]!.window),
-        adapters: this.#adapters.of(adapters),
+        adapters: this.#adapters.of(adapters, 'layers'),
       },
       {
         past: slots.map(({ past }) => past),
@@ -136,6 +129,7 @@ export class FusedLayers {
         places,
         adapters: this.#adapters.of(
           adapters.flatMap((adapter, i) => new Array<typeof adapter>(prompts[i]!.length).fill(adapter)),
+          'layers',
         ),
       },
       {
@@ -175,68 +169,4 @@ export class FusedLayers {
     if (this.#weights?.of !== layers) this.#weights = { of: layers, ids: layerWeightIds(layers) };
     return this.#weights.ids;
   }
-
-  /** Frees what is kept of an adapter that is about to go. */
-  forget(adapter: LoraAdapter): void {
-    this.#adapters.forget(adapter);
-  }
-
-  dispose(): void {
-    this.#adapters.dispose();
-  }
-}
-
-/** Adapters that are kept besides those of the rows at hand. */
-const KEPT_ADAPTERS = 16;
-
-/** What the call needs of each adapter besides its own tensors, kept until others have been used since. */
-class RowAdapterTensors {
-  /** Least recently used first. */
-  readonly #kept = new Map<LoraAdapter, { ids: Int32Array; transposed: Tensor[] }>();
-
-  /** For rows `rows[i]`; `undefined` is the base model. */
-  of(rows: (LoraAdapter | undefined)[]): RowAdapters {
-    const distinct = [...new Set(rows)].filter((adapter) => adapter !== undefined);
-    const parts = distinct.map((adapter) => this.#idsOf(adapter));
-    for (const adapter of [...this.#kept.keys()].slice(0, -Math.max(distinct.length, KEPT_ADAPTERS)))
-      this.forget(adapter);
-    const indices = new Map(distinct.map((adapter, i) => [adapter, i]));
-    return {
-      adapters: Int32Array.from(parts.flatMap((ids) => [...ids])),
-      scales: Float32Array.from(distinct, ({ scale }) => scale),
-      adapterOfRow: Int32Array.from(rows, (row) => (row ? indices.get(row)! : -1)),
-    };
-  }
-
-  forget(adapter: LoraAdapter): void {
-    tf.dispose(this.#kept.get(adapter)?.transposed ?? []);
-    this.#kept.delete(adapter);
-  }
-
-  dispose(): void {
-    for (const adapter of [...this.#kept.keys()]) this.forget(adapter);
-  }
-
-  #idsOf(adapter: LoraAdapter): Int32Array {
-    const kept = this.#kept.get(adapter) ?? transpose(adapter);
-    this.#kept.delete(adapter);
-    this.#kept.set(adapter, kept);
-    return kept.ids;
-  }
-}
-
-const transposeAll = compile('transpose_adapter', ({ matrices }: { matrices: Tensor[] }) =>
-  matrices.map((matrix) => tf.transpose(matrix) as Tensor),
-);
-
-function transpose(adapter: LoraAdapter): { ids: Int32Array; transposed: Tensor[] } {
-  const matrices = adapter.layers.flatMap((modules) => modules.map(({ b }) => b));
-  const transposed = matrices.length > 0 ? transposeAll({ matrices }) : [];
-  let next = 0;
-  const layers = adapter.layers.map((modules) =>
-    Object.fromEntries(
-      modules.map(({ module, a }): [string, [Tensor, Tensor]] => [module.key, [a, transposed[next++]!]]),
-    ),
-  );
-  return { ids: adapterIds(layers), transposed };
 }

@@ -20,12 +20,30 @@ export interface HeadTree {
   candidates: number;
 }
 
+/** What decides a row's draw by temperature alone. */
+export interface Draw {
+  /** In [0, 1) */
+  uniform: number;
+  /** What a device makes noise for each id from. */
+  seeds: [number, number];
+}
+
+/** What a step wants of the head, for each row. */
+export interface HeadRequest {
+  /** 1 for greedy rows */
+  temperature: Float32Array;
+  /** Undefined where no token is to be drawn, or not by temperature alone. */
+  draws: (Draw | undefined)[];
+  /** Best candidates to return per row; 0 for none. */
+  candidates: number;
+}
+
 /** What is read per row after a step. */
 export interface HeadOutput {
   /** [slots, vocab], on the device; the caller frees it. */
   logits: Tensor;
   argmax: Int32Array;
-  /** An id drawn by temperature alone; empty where none was asked for. */
+  /** An id drawn by temperature alone; any, or none, where none was asked for. */
   drawn: Int32Array;
   /** Logits of `argmax` and `drawn`. */
   argmaxLogit: Float32Array;

@@ -1,6 +1,6 @@
 /** Chooses each row's next token from the head's output: greedy, by temperature on the device, or truncated on the host. */
 import { type Tensor, tf } from '@anneal/tensorflow';
-import type { LoraTensors } from '../layers/linear.ts';
+import type { BatchedAdapters } from './batch-adapters.ts';
 import type { Decoder } from './decoder.ts';
 import type { HeadOutput } from './head-outputs.ts';
 import type { Sequence, TopkRow } from './sequence.ts';
@@ -29,22 +29,15 @@ const CANDIDATE_BUCKETS = [16, 128, 1024];
 export function pickTokens(
   decoder: Decoder,
   x: Tensor,
-  head: LoraTensors | undefined,
+  adapters: BatchedAdapters,
   rows: (Row | undefined)[],
 ): (Choice | undefined)[] {
-  const count = x.shape[0] as number;
-  const temperature = new Float32Array(count).fill(1);
-  const seeds = new Int32Array(count * 2);
-  rows.forEach((row, i) => {
-    if (!row) return;
-    if (row.sequence.params.temperature > 0) temperature[i] = row.sequence.params.temperature;
-    seeds.set(row.sequence.nextSeeds(), 2 * i);
-  });
-  const draws = rows.some((row) => row && row.sequence.params.temperature > 0 && !isTruncated(row.sequence));
-  const out = decoder.head(x, head, {
-    temperature,
-    seeds,
-    draws,
+  const every = Array.from({ length: x.shape[0] as number }, (_, i) => rows[i]?.sequence);
+  const out = decoder.head(x, adapters, {
+    temperature: Float32Array.from(every, (sequence) => sequence?.params.temperature || 1),
+    draws: every.map((sequence) =>
+      sequence && sequence.params.temperature > 0 && !isTruncated(sequence) ? sequence.nextDraw() : undefined,
+    ),
     candidates: candidateCount(rows, decoder.vocabSize),
   });
   const choices = rows.map((row, i) => row && choose(row, out, i));

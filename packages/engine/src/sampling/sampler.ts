@@ -14,7 +14,6 @@ import {
   type SampleResult,
 } from '../engine.ts';
 import type { LoraAdapter } from '../lora/adapter.ts';
-import type { StackedAdapters } from '../lora/adapter-stack.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { HeadPass } from '../training/head-pass.ts';
@@ -22,7 +21,7 @@ import { checkImages } from '../vision/check-images.ts';
 import { positionShift } from '../vision/placed-images.ts';
 import { prefixKey } from '../vision/prefix-key.ts';
 import { Admission, type AdmissionLimits } from './admission.ts';
-import { BatchAdapters } from './batch-adapters.ts';
+import { BatchAdapters, type BatchedAdapters } from './batch-adapters.ts';
 import type { PrefilledRows } from './cached-rows.ts';
 import { checkSampleRequest, stopConditions } from './check-request.ts';
 import { bucketSlots, DecodeBatch } from './decode-batch.ts';
@@ -325,11 +324,11 @@ export class Sampler {
   }
 
   /** Draws the next token of each entry from hidden rows [rows, 1, hidden]; entries beyond the list are padding. */
-  #appendTokens(x: Tensor, entries: (Running | undefined)[], stacked: StackedAdapters): void {
+  #appendTokens(x: Tensor, entries: (Running | undefined)[], adapters: BatchedAdapters): void {
     const picked = pickTokens(
       this.#decoder,
       x,
-      stacked.head,
+      adapters,
       entries.map(
         (entry) => entry && { sequence: entry.sequence, topk: entry.job.request.topkSampleLogprobs },
       ),

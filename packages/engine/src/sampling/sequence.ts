@@ -2,6 +2,7 @@
 import type { StopMatcher } from '@anneal/tokenizer';
 import type { SampledSequence, SamplingParams, TopkLogprobs } from '../engine.ts';
 import { randomKey, uniformAt } from '../random/counter-random.ts';
+import type { Draw } from './head-outputs.ts';
 
 /** Fills cells of a top-k row beyond the vocabulary. */
 export const NO_LOGPROB = -99999;
@@ -55,10 +56,13 @@ export class Sequence {
     return this.#tokens.at(-1) as number;
   }
 
-  /** Two integers from which the device makes the next token's random numbers; the same whatever else is in the batch. */
-  nextSeeds(): [number, number] {
+  /** What the next token is drawn by; the same whatever else is in the batch. */
+  nextDraw(): Draw {
     const bits = randomKey(this.#key, this.#tokens.length);
-    return [Number(BigInt.asIntN(32, bits)), Number(BigInt.asIntN(32, bits >> 32n))];
+    return {
+      uniform: uniformAt(bits, 0),
+      seeds: [Number(BigInt.asIntN(32, bits)), Number(BigInt.asIntN(32, bits >> 32n))],
+    };
   }
 
   /** The host's counterpart: uniform numbers in [0, 1) by token id. */

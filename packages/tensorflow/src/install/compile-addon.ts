@@ -20,6 +20,7 @@ const OWN_SOURCES = [
   'anneal_extension.cc',
   'cached_attention.cc',
   'cached_attention_op.cc',
+  'fused_head.cc',
   'fused_layers.cc',
   'helpers.cc',
   'skinny_matmul.cc',

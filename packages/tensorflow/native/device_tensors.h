@@ -1,0 +1,118 @@
+// Tensors and numbers that JavaScript gives our own calls, checked. Included by anneal_extension.cc, whose helpers it uses.
+
+#ifndef ANNEAL_DEVICE_TENSORS_H_
+#define ANNEAL_DEVICE_TENSORS_H_
+
+#include "low_rank.h"
+#include "skinny_matmul.h"
+
+namespace tfnodejs {
+namespace {
+
+// Looks tensors up by their ids; remembers what was wrong first.
+class DeviceTensors {
+ public:
+  explicit DeviceTensors(TFJSBackend *backend) : backend_(backend) {}
+
+  bool has_failed() const { return !failure_.empty(); }
+  const std::string &failure() const { return failure_; }
+
+  // `count` float32 values; null for an id below zero.
+  float *Floats(int32_t id, int64_t count, const char *what) {
+    if (id < 0) return nullptr;
+    TFE_TensorHandle *handle = Find(id, what);
+    if (!handle) return nullptr;
+    if (TFE_TensorHandleDataType(handle) != TF_FLOAT || Count(handle) != count) {
+      Refuse(std::string(what) + " is not float32 of " + std::to_string(count) + " values");
+      return nullptr;
+    }
+    return static_cast<float *>(Data(handle));
+  }
+
+  // A matrix [rows, columns] as it is kept; rows below zero: any number of them, which is returned in `rows`.
+  const void *Matrix(int32_t id, int64_t *rows, int64_t columns, anneal::WeightType *type, const char *what) {
+    TFE_TensorHandle *handle = Find(id, what);
+    if (!handle) return nullptr;
+    const TF_DataType dtype = TFE_TensorHandleDataType(handle);
+    *type = dtype == TF_INT8       ? anneal::WeightType::kInt8
+            : dtype == TF_BFLOAT16 ? anneal::WeightType::kBfloat16
+                                   : anneal::WeightType::kFloat32;
+    const int64_t stored = dtype == TF_INT8 ? columns + static_cast<int64_t>(sizeof(float)) : columns;
+    const bool known = dtype == TF_INT8 || dtype == TF_BFLOAT16 || dtype == TF_FLOAT;
+    const int64_t found = stored > 0 ? Count(handle) / stored : 0;
+    if (!known || found * stored != Count(handle) || (*rows >= 0 && found != *rows)) {
+      Refuse(std::string(what) + " is not a matrix of " + std::to_string(*rows) + " rows and " + std::to_string(columns) + " columns");
+      return nullptr;
+    }
+    *rows = found;
+    return Data(handle);
+  }
+
+  // A pair of ids: A [rank, in] and the transpose of B, [rank, out]; rank 0 for ids below zero.
+  anneal::LowRank LowRank(const int32_t *ids, int64_t in, int64_t out) {
+    anneal::LowRank update{};
+    if (ids[0] < 0) return update;
+    anneal::WeightType type = anneal::WeightType::kFloat32;
+    update.rank = -1;
+    update.a = static_cast<const float *>(Matrix(ids[0], &update.rank, in, &type, "an adapter's A"));
+    if (type != anneal::WeightType::kFloat32) Refuse("an adapter's A is not float32");
+    update.b = Floats(ids[1], update.rank * out, "an adapter's B");
+    if (!update.b) Refuse("an adapter's B is missing");
+    return update;
+  }
+
+  void Refuse(const std::string &failure) {
+    if (failure_.empty()) failure_ = failure;
+  }
+
+ private:
+  TFE_TensorHandle *Find(int32_t id, const char *what) {
+    const auto entry = backend_->tfe_handle_map_.find(id);
+    if (entry != backend_->tfe_handle_map_.end()) return entry->second;
+    Refuse(std::string(what) + " is missing");
+    return nullptr;
+  }
+
+  int64_t Count(TFE_TensorHandle *handle) { return TFE_TensorHandleNumElements(handle, status_.status); }
+
+  void *Data(TFE_TensorHandle *handle) {
+    void *data = TFE_TensorHandleDevicePointer(handle, status_.status);
+    if (TF_GetCode(status_.status) != TF_OK) Refuse(TF_Message(status_.status));
+    return data;
+  }
+
+  TFJSBackend *backend_;
+  // One for all: making it takes longer than the calls that set it, and adapters have thousands of tensors.
+  TF_AutoStatus status_;
+  std::string failure_;
+};
+
+template <typename T>
+constexpr napi_typedarray_type kArrayOf = napi_float32_array;
+template <>
+constexpr napi_typedarray_type kArrayOf<double> = napi_float64_array;
+template <>
+constexpr napi_typedarray_type kArrayOf<int32_t> = napi_int32_array;
+
+// A typed array of `count` values, where it lies.
+template <typename T>
+T *Values(napi_env env, napi_value array, size_t count, DeviceTensors *tensors, const char *what) {
+  napi_typedarray_type type;
+  size_t length = 0;
+  void *data = nullptr;
+  if (napi_get_typedarray_info(env, array, &type, &length, &data, nullptr, nullptr) == napi_ok && type == kArrayOf<T> && length == count)
+    return static_cast<T *>(data);
+  tensors->Refuse(std::string(what) + " is not a typed array of " + std::to_string(count) + " values");
+  return nullptr;
+}
+
+double Double(napi_env env, napi_value value) {
+  double number = 0;
+  if (napi_get_value_double(env, value, &number) != napi_ok) Fail(env, "expected a number");
+  return number;
+}
+
+}  // namespace
+}  // namespace tfnodejs
+
+#endif  // ANNEAL_DEVICE_TENSORS_H_
