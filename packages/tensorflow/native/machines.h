@@ -52,7 +52,7 @@ inline void RotateFrom(int64_t i, float *x, const float *cos, const float *sin, 
 
 // What a machine brings:
 // Block: the sums of kR rows of x by kC rows of W, which fill its registers at kRows and kColumns. It asks for the memory `ahead` elements
-// further on, which comes next, or for a line of `next` with each vector. Both in bfloat16: products are exact, sums are float32.
+// further on, which comes next, or for `next`, a line with each vector. Both in bfloat16: products are exact, sums are float32.
 // NarrowRow: from float32 to bfloat16.
 // WidenRow: for rows of W that are read more than once.
 // Largest: of n values, at least one; whether what is not a number counts is left open.
@@ -258,8 +258,12 @@ struct Avx512Vectors {
 // As Avx512, where the processor multiplies bfloat16 itself, twice as many at a time.
 struct Avx512Bfloat16 : Avx512 {
   template <int kR, int kC>
-  ANNEAL_TARGET static void Block(const uint16_t *x, const uint16_t *const *w, float *y, int64_t k, int64_t n, int64_t ahead, const char *) {
-    constexpr int64_t kPairs = 2 * kLanes;
+  ANNEAL_TARGET static void Block(const uint16_t *x, const uint16_t *const *w, float *y, int64_t k, int64_t n, int64_t ahead,
+                                  const char *next) {
+    constexpr int64_t kPairs = 2 * kLanes, kVector = kPairs * sizeof(uint16_t);
+    const int64_t apart = kC > 1 ? (w[kC > 1] - w[0]) * sizeof(uint16_t) : 0;
+    const char *asked = next ? next : reinterpret_cast<const char *>(w[0] + ahead);
+    const int64_t each = next ? kVector : apart, step = next ? kC * kVector : kVector;
     Vector sums[kR][kC];
     ANNEAL_UNROLL for (int r = 0; r < kR; r++)
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = Zero();
@@ -267,9 +271,10 @@ struct Avx512Bfloat16 : Avx512 {
     for (; i + kPairs <= k; i += kPairs) {
       __m512bh weights[kC];
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
-        Prefetch(w[c] + i + ahead);
+        Prefetch(asked + c * each);
         weights[c] = (__m512bh)_mm512_loadu_si512(w[c] + i);
       }
+      asked += step;
       ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
         const __m512bh values = (__m512bh)_mm512_loadu_si512(x + r * k + i);
         ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = _mm512_dpbf16_ps(sums[r][c], values, weights[c]);
@@ -293,7 +298,8 @@ struct Avx512Bfloat16 : Avx512 {
 #endif
 #endif
 
-// What comes after some rows of W: `ahead` elements further on, where they are read as they lie, or `bytes` at `next`.
+// What comes after some rows of W: `ahead` elements further on, where they are read as they lie, or `bytes` at `next`, of which each block
+// asks for a part.
 struct Upcoming {
   int64_t ahead = 0;
   const char *next = nullptr;
@@ -305,7 +311,7 @@ template <typename Machine, int kC, typename X, typename T>
 void Columns(const X *x, const T *const *w, float *y, int64_t m, int64_t k, int64_t n, const Upcoming &upcoming) {
   constexpr int kR = Machine::kRows;
   // Blocks ask for a part each, so that memory is read while they compute.
-  const int64_t part = k * static_cast<int64_t>(sizeof(float));
+  const int64_t part = k * static_cast<int64_t>(sizeof(X) * (sizeof(X) == 2 ? kC : 1));
   int64_t asked = 0;
   const auto next = [&]() -> const char * {
     if (!upcoming.next || asked + part > upcoming.bytes + part / 2) return nullptr;

@@ -13,6 +13,12 @@ namespace {
 
 // Rows of W that a thread takes at a time.
 constexpr int64_t kChunk = 48;
+// Of so few rows of x, memory sets the pace: it is fastest row after row of W, and of a few more, where a row of W would keep x waiting,
+// in groups of which the next is asked for line after line.
+constexpr int64_t kByRow = 2;
+constexpr int64_t kInTurn = 4;
+// How far ahead a row of W asks, in its elements.
+constexpr int64_t kAhead = 2048;
 // Below so many multiplications, waking a helper takes longer than the work.
 constexpr int64_t kWorthSharing = 50'000;
 
@@ -28,6 +34,14 @@ void Chunk(const void *rows_of_x, const void *weights, float *y, int64_t m, int6
   // Grows to the widest W of the process and stays: a few kilobytes for each thread.
   thread_local Floats widened;
   if (widen && widened.size() < static_cast<size_t>(kC * k)) widened.resize(kC * k);
+  if constexpr (sizeof(T) != 1)
+    if (m <= kByRow) {
+      for (int64_t column = begin; column < end; column++) {
+        const T *row = static_cast<const T *>(weights) + column * k;
+        Columns<Machine, 1>(x, &row, y + column, m, k, n, {kAhead});
+      }
+      return;
+    }
   for (int64_t column = begin; column < end; column += kC) {
     const int count = static_cast<int>(std::min<int64_t>(kC, end - column));
     const T *rows[kC];
@@ -44,7 +58,8 @@ void Chunk(const void *rows_of_x, const void *weights, float *y, int64_t m, int6
         continue;
       }
     }
-    CountedColumns<Machine, kC>(count, x, rows, y + column, m, k, n, {ahead});
+    const Upcoming in_turn{0, reinterpret_cast<const char *>(rows[0] + ahead), ahead * static_cast<int64_t>(sizeof(T))};
+    CountedColumns<Machine, kC>(count, x, rows, y + column, m, k, n, sizeof(X) == 2 && m <= kInTurn ? in_turn : Upcoming{ahead});
   }
 }
 
