@@ -10,7 +10,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { annealJson, compare } from './compare.mjs';
-import { judge, NOT_MEASURED, TARGETS } from './targets.mjs';
+import { fastest, judge, NOT_MEASURED, TARGETS } from './targets.mjs';
 
 const DOCS = join(dirname(dirname(import.meta.dirname)), 'docs', 'benchmarks.md');
 const MODEL = 'HuggingFaceTB/SmolLM2-135M-Instruct';
@@ -25,13 +25,14 @@ async function measure(quick, keep) {
   annealJson(['model', 'pull', MODEL]);
   const model = annealJson(['model', 'inspect', MODEL]);
   const runs = quick ? ['--quick', '--repeat', '1'] : ['--repeat', String(REPEATS)];
-  const bench = annealJson(['bench', '--model', MODEL, ...runs]);
+  const precision = matmul.bf16 > matmul.fp32 ? 'bf16' : 'auto';
+  const bench = annealJson(['bench', '--model', MODEL, '--precision', precision, ...runs]);
   const own = { matmul, parameters: weightsPerToken(model), bench };
   keep(own);
   const comparison = await compare({
     model: MODEL,
     against: ['torch', 'llama.cpp'],
-    precisions: ['auto', 'fp32'],
+    precisions: [...new Set(['auto', 'fp32', precision])],
     only: COMPARED,
     repeats: quick ? 1 : REPEATS,
     say,
@@ -57,7 +58,7 @@ function machineText(report) {
     `Measured on ${bench.date.slice(0, 10)}: ${machine.cpu}, ${machine.cores} cores (${machine.features.join(', ')}),`,
     `${(machine.memoryBytes / 1e9).toFixed(0)} GB, ${machine.os}, Node ${machine.node}; load before: ${machine.loadAverage.toFixed(2)}.`,
     `Matrix products: ${matmul.fp32.toFixed(0)} GFLOP/s in fp32${matmul.bf16 ? `, ${matmul.bf16.toFixed(0)} in bf16` : ''}.`,
-    `${bench.model}, Anneal ${bench.version}, ${bench.backend}; ${others.join('; ')}.`,
+    `${bench.model}, precision ${bench.precision}, Anneal ${bench.version}, ${bench.backend}; ${others.join('; ')}.`,
   ].join('\n');
 }
 
@@ -76,14 +77,16 @@ function comparisonTable(report) {
     'tokens/s best',
     'median',
     'peak memory',
-    'Anneal (auto) to it, min',
+    'Anneal at its best to it, min',
     'median',
   ];
   if (!report) return table(head, [[NOT_MEASURED, '', '', '', '', '', '']]);
   const gigabytes = (bytes) => (bytes ? `${(bytes / 1e9).toFixed(2)} GB` : '');
   const rows = report.comparison.cases.flatMap(({ id, results, leftOut = {}, ratios }) => [
     ...Object.entries(results).map(([name, { best, median, peakBytes }]) => {
-      const ratio = ratios.find((entry) => entry.name === 'anneal auto' && entry.other === name);
+      const ratio = ratios.find(
+        (entry) => entry.name === fastest(results, 'anneal ') && entry.other === name,
+      );
       return [
         id,
         name,

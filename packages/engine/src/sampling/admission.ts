@@ -3,7 +3,7 @@ import type { CacheShape } from '../models/architecture.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { FairTurns } from './fair-turns.ts';
 import type { Job, PrefillGroup } from './job.ts';
-import { cacheBytes, RECENT } from './kv-cache.ts';
+import { cacheBytes, windowOf } from './kv-cache.ts';
 import { MIN_SHARED, type PrefixCache, type PrefixHit } from './prefix-cache.ts';
 import { wantsPromptScores } from './prompt-scores.ts';
 
@@ -16,8 +16,8 @@ export interface AdmissionLimits {
   pieceTokens: number;
   /** Prompt tokens that one prefill takes on, padding included. */
   prefillTokens: number;
-  /** Whether prompts of any adapters and lengths go together, without padding. */
-  mixesPrompts: boolean;
+  /** Whether layers are fused: then prompts of any adapters and lengths go together, without padding, and steps write in place. */
+  fused: boolean;
 }
 
 /** What decodes at present: its sequences, and the positions for which each slot has room. */
@@ -67,7 +67,7 @@ export class Admission {
 
   #goesWith(job: Job, group: PrefillGroup): boolean {
     const lengths = [...group.map((other) => other.job), job].map(lengthOf);
-    if (this.#limits.mixesPrompts)
+    if (this.#limits.fused)
       return lengths.reduce((sum, length) => sum + length, 0) <= this.#limits.prefillTokens;
     const width = bucketWidth(lengths[0]!);
     return (
@@ -102,7 +102,7 @@ export class Admission {
 
   /** @param longest Tokens of the longest prompt that would join; every slot has room for as many. */
   #fitsMemory(longest: number, slots: number, capacity: number): boolean {
-    const positions = Math.max(capacity, bucketWidth(longest + RECENT));
+    const positions = Math.max(capacity, bucketWidth(longest + windowOf(slots, this.#limits.fused)));
     return cacheBytes(this.#shapes, slots, positions) <= this.#limits.kvBudgetBytes;
   }
 }

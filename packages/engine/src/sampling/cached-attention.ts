@@ -32,7 +32,7 @@ export function extensionMask(
   return values;
 }
 
-/** Puts this step's keys or values [slots, kvHeads, 1, dim] at their place in the window [kvHeads, slots, RECENT, dim]. */
+/** Puts this step's keys or values [slots, kvHeads, 1, dim] at their place in the window [kvHeads, slots, steps, dim]. */
 export function writeRecent(recent: Tensor, fresh: Tensor, place: Tensor): Tensor {
   return tf.add(tf.mul(recent, tf.sub(1, place)), tf.mul(tf.transpose(fresh, [1, 0, 2, 3]), place));
 }

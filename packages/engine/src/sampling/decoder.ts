@@ -14,7 +14,7 @@ import type { CachedLayer, PrefilledRows } from './cached-rows.ts';
 import { FusedHead } from './fused-head.ts';
 import { FusedLayers, layersFuse } from './fused-layers.ts';
 import { type HeadOutput, type HeadRequest, type HeadTree, headOutputs } from './head-outputs.ts';
-import { type KvCache, RECENT } from './kv-cache.ts';
+import type { KvCache } from './kv-cache.ts';
 import {
   createLayerFunctions,
   type DecodeAttention,
@@ -163,8 +163,8 @@ export class Decoder {
       make: () => rope.at(positions) as Rope,
     }));
     const place = tf.tensor4d(
-      Float32Array.from({ length: RECENT }, (_, i) => (i === cache.step ? 1 : 0)),
-      [1, 1, RECENT, 1],
+      Float32Array.from({ length: cache.window }, (_, i) => (i === cache.step ? 1 : 0)),
+      [1, 1, cache.window, 1],
     ) as Tensor;
     const { x, made } = this.#through({ ids, adapters }, (layer, inputs) => {
       const { past, recent, state } = cache.layer(layer);
@@ -280,10 +280,10 @@ function perKey<L, V>(layers: L[], entryOf: (layer: L) => { key: unknown; make: 
 }
 
 function maskTensors(cache: KvCache, window: number | undefined): DecodeAttention['masks'] {
-  const { slots, capacity } = cache;
+  const { slots, capacity, window: steps } = cache;
   const { past, recent } = cache.masks(window);
   return {
     past: tf.tensor4d(past, [1, slots, 1, capacity]),
-    recent: tf.tensor4d(recent, [1, slots, 1, RECENT]),
+    recent: tf.tensor4d(recent, [1, slots, 1, steps]),
   };
 }

@@ -13,11 +13,13 @@ import { archFixture, loraSpec, readJson } from '../testing/fixtures.ts';
 import '../testing/tensorflow.ts';
 import { BatchAdapters } from './batch-adapters.ts';
 import { Decoder } from './decoder.ts';
-import { KvCache, RECENT } from './kv-cache.ts';
+import { KvCache, windowOf } from './kv-cache.ts';
 import { PromptRows } from './prompt-rows.ts';
 
 const LENGTHS = [5, 9, 2, 7, 3];
 const WIDTH = 16;
+/** What the recent window holds. */
+const IN_PLACE_STEPS = windowOf(LENGTHS.length, true);
 
 /** One of another rank, one without attention, and one twice; the base model between them. */
 function adaptersOf(base: BaseModel): (LoraAdapter | undefined)[] {
@@ -47,7 +49,7 @@ const stacked = (base: BaseModel, rows: (LoraAdapter | undefined)[]) => ({
 /** Steps of the same sequences, with ids that do not depend on what is computed: each step's rows, and the last cache. */
 function stepsOf(base: BaseModel, rows: (LoraAdapter | undefined)[], fuse: boolean, count: number) {
   const decoder = new Decoder(base, { xla: false, fuse });
-  const cache = new KvCache(base.cacheShapes());
+  const cache = new KvCache(base.cacheShapes(), { inPlace: fuse });
   const adapters = new BatchAdapters(base, decoder);
   const prefilled = new Decoder(base, { xla: false, fuse: false }).prefill(
     promptsOf(base),
@@ -58,7 +60,7 @@ function stepsOf(base: BaseModel, rows: (LoraAdapter | undefined)[], fuse: boole
   const made = Array.from({ length: count }, (_, step) => {
     if (cache.isFull) {
       const kept = LENGTHS.map((_, slot) => ({ from: 'slot' as const, slot, length: cache.length(slot) }));
-      cache.rebuild(kept, rows.length, 2 * WIDTH, undefined);
+      cache.rebuild(kept, rows.length, 2 * IN_PLACE_STEPS, undefined);
     }
     const tokens = Int32Array.from(rows, (_, row) => (step * 31 + row * 5) % base.config.vocabSize);
     const shifts = rows.map((_, row) => row);
@@ -123,7 +125,7 @@ describe.each(cases)('%s', (_, folder) => {
     const base = BaseModel.load(folder, precision, 'fp32');
     const rows = adaptersOf(base);
     // More steps than the recent window holds: what was written in place is gathered, too.
-    const count = RECENT + 3;
+    const count = IN_PLACE_STEPS + 3;
     const fused = stepsOf(base, rows, true, count);
     const apart = stepsOf(base, rows, false, count);
     expect(farthest(fused, apart)).toBeLessThan(2e-5);

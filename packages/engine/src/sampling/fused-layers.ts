@@ -14,7 +14,7 @@ import type { LoraAdapter } from '../lora/adapter.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { KeysAndValues, PrefilledRows } from './cached-rows.ts';
-import { type KvCache, RECENT } from './kv-cache.ts';
+import type { KvCache } from './kv-cache.ts';
 import type { PromptRows } from './prompt-rows.ts';
 import type { RowAdapters, RowAdapterTensors } from './row-adapters.ts';
 
@@ -86,7 +86,7 @@ export class FusedLayers {
         past: slots.map(({ past }) => past),
         pastCount: cache.slots * cache.capacity,
         recent: slots.map(({ recent }) => recent!),
-        recentCount: cache.slots * RECENT,
+        recentCount: cache.slots * cache.window,
       },
     );
     cache.advanceInPlace();

@@ -6,7 +6,7 @@
  * past, recent and freshly prefilled rows: it compacts, grows, shares prefixes and admits, all at once. States are replaced
  * by every step, and gathered when the batch changes.
  *
- * Layout: past [heads, slots, length, dim], recent [heads, slots, RECENT, dim], keys and values may differ in dim; states
+ * Layout: past [heads, slots, length, dim], recent [heads, slots, window, dim], keys and values may differ in dim; states
  * [slots, ...].
  */
 import { compile, type Tensor, tf } from '@anneal/tensorflow';
@@ -18,8 +18,14 @@ import type { CachedLayer, KeysAndValues, PrefilledRows } from './cached-rows.ts
 import type { RowPlace } from './fused-layers.ts';
 import { PromptRows } from './prompt-rows.ts';
 
-/** Steps that the recent tensors hold. */
-export const RECENT = 16;
+const RECENT = 16;
+const IN_PLACE = { positions: 1024, steps: 64 };
+
+/** Steps that the recent tensors hold. Where steps write in place more of them cost memory alone, of which many slots get less each. */
+export function windowOf(slots: number, inPlace: boolean): number {
+  if (!inPlace) return RECENT;
+  return Math.max(RECENT, Math.min(IN_PLACE.steps, Math.floor(IN_PLACE.positions / slots)));
+}
 
 /** Where a new slot's past comes from: an old slot, or a prefilled row; and how many positions. */
 export type SlotSource =
@@ -81,8 +87,11 @@ export function cacheBytes(shapes: CacheShape[], slots: number, positions: numbe
 
 export class KvCache {
   readonly #shapes: CacheShape[];
+  readonly #inPlace: boolean;
   #layers: SlotLayer[] = [];
   slots = 0;
+  /** Steps that the recent tensors hold. */
+  window = 0;
   /** Positions that a slot's past can hold. */
   capacity = 0;
   /** Filled positions of each slot's past. */
@@ -92,18 +101,22 @@ export class KvCache {
   /** Steps taken in the recent window. */
   #step = 0;
 
-  /** @param shapes Per layer */
-  constructor(shapes: CacheShape[]) {
+  /**
+   * @param shapes Per layer
+   * @param options.inPlace Whether steps write their keys and values where they stay
+   */
+  constructor(shapes: CacheShape[], { inPlace = false }: { inPlace?: boolean } = {}) {
     this.#shapes = shapes;
+    this.#inPlace = inPlace;
   }
 
   /** Bytes that the tensors of all slots take. */
   get bytes(): number {
-    return cacheBytes(this.#shapes, this.slots, this.capacity + RECENT);
+    return cacheBytes(this.#shapes, this.slots, this.capacity + this.window);
   }
 
   get isFull(): boolean {
-    return this.#step >= RECENT;
+    return this.#step >= this.window;
   }
 
   /** Index of the recent window that the next step writes. */
@@ -122,19 +135,19 @@ export class KvCache {
   }
 
   /**
-   * 0 where a slot may look, {@link MASKED} elsewhere: [1, slots, 1, capacity] and, with this step's own, [1, slots, 1, RECENT].
+   * 0 where a slot may look, {@link MASKED} elsewhere: [1, slots, 1, capacity] and, with this step's own, [1, slots, 1, {@link window}].
    * @param window Positions that the next token sees, its own included
    */
   masks(window = Number.POSITIVE_INFINITY): { past: Float32Array; recent: Float32Array } {
     const past = new Float32Array(this.slots * this.capacity).fill(MASKED);
-    const recent = new Float32Array(this.slots * RECENT).fill(MASKED);
+    const recent = new Float32Array(this.slots * this.window).fill(MASKED);
     for (let slot = 0; slot < this.slots; slot++) {
       const length = this.#lengths[slot]!;
       const joined = this.#joined[slot]!;
       const first = Math.max(0, this.length(slot) + 1 - window);
       past.fill(0, slot * this.capacity + Math.min(first, length), slot * this.capacity + length);
       const firstRecent = joined + Math.max(0, first - length);
-      recent.fill(0, slot * RECENT + firstRecent, slot * RECENT + this.#step + 1);
+      recent.fill(0, slot * this.window + firstRecent, slot * this.window + this.#step + 1);
     }
     return { past, recent };
   }
@@ -145,7 +158,7 @@ export class KvCache {
    */
   places(window = Number.POSITIVE_INFINITY): RowPlace[] {
     return Array.from({ length: this.slots }, (_, slot): RowPlace => {
-      const [length, past, recent] = [this.#lengths[slot]!, slot * this.capacity, slot * RECENT];
+      const [length, past, recent] = [this.#lengths[slot]!, slot * this.capacity, slot * this.window];
       const first = Math.max(0, this.length(slot) + 1 - window);
       const firstRecent = this.#joined[slot]! + Math.max(0, first - length);
       const own = recent + this.#step;
@@ -177,9 +190,10 @@ export class KvCache {
   ): void {
     const gathered = this.#gather(sources, slots, capacity, prefilled);
     this.dispose();
+    this.window = windowOf(slots, this.#inPlace);
     this.#layers = gathered.map(({ positions, state }, layer) =>
       positions
-        ? { past: positions, recent: emptyRecent(this.#shapes[layer] as PositionsShape, slots) }
+        ? { past: positions, recent: emptyRecent(this.#shapes[layer] as PositionsShape, slots, this.window) }
         : { state },
     );
     this.slots = slots;
@@ -247,7 +261,7 @@ export class KvCache {
     const index = new Int32Array(slots * capacity);
     const keep = sources.some(({ from }) => from === 'slot');
     const recentStart = keep ? this.slots * this.capacity : 0;
-    const prefillStart = keep ? recentStart + this.slots * RECENT : 0;
+    const prefillStart = keep ? recentStart + this.slots * this.window : 0;
     sources.forEach((source, target) => {
       const at = target * capacity;
       if (source.from === 'prefill') {
@@ -257,7 +271,7 @@ export class KvCache {
       }
       const inPast = this.#lengths[source.slot]!;
       for (let i = 0; i < source.length; i++) {
-        const recentAt = recentStart + source.slot * RECENT + this.#joined[source.slot]! + (i - inPast);
+        const recentAt = recentStart + source.slot * this.window + this.#joined[source.slot]! + (i - inPast);
         index[at + i] = i < inPast ? source.slot * this.capacity + i : recentAt;
       }
     });
@@ -282,7 +296,11 @@ export class KvCache {
   }
 }
 
-function emptyRecent({ heads, keyDim, valueDim }: PositionsShape, slots: number): KeysAndValues {
-  const empty = (dim: number) => tf.zeros([heads, slots, RECENT, dim]) as Tensor;
+function emptyRecent(
+  { heads, keyDim, valueDim }: PositionsShape,
+  slots: number,
+  window: number,
+): KeysAndValues {
+  const empty = (dim: number) => tf.zeros([heads, slots, window, dim]) as Tensor;
   return { k: empty(keyDim), v: empty(valueDim) };
 }

@@ -26,9 +26,9 @@ export type DecodeTree = LayerTree & { attention?: DecodeAttention; state?: Stat
 export type DecodeAttention = {
   past: KeysAndValues;
   recent: KeysAndValues;
-  /** [1, slots, 1, capacity] and [1, slots, 1, RECENT] */
+  /** [1, slots, 1, capacity] and [1, slots, 1, window] */
   masks: { past: Tensor; recent: Tensor };
-  /** 1 at the step's place in the recent window: [1, 1, RECENT, 1] */
+  /** 1 at the step's place in the recent window: [1, 1, window, 1] */
   place: Tensor;
 };
 

@@ -35,7 +35,7 @@ import { PromptRows } from './prompt-rows.ts';
 import { PromptScorer, wantsPromptScores } from './prompt-scores.ts';
 import { Sequence } from './sequence.ts';
 
-export interface SamplerOptions extends Omit<AdmissionLimits, 'pieceTokens' | 'mixesPrompts'> {
+export interface SamplerOptions extends Omit<AdmissionLimits, 'pieceTokens' | 'fused'> {
   pieceTokens?: number;
   /** Bytes that keys and values of earlier prompts may take. */
   prefixBudgetBytes?: number;
@@ -75,7 +75,7 @@ export class Sampler {
       wholeOnly: shapes.some((shape) => 'state' in shape),
     });
     this.#batch = new DecodeBatch(base, shapes, this.#decoder);
-    const limits = { ...options, pieceTokens: this.#pieceTokens, mixesPrompts: this.#decoder.fused };
+    const limits = { ...options, pieceTokens: this.#pieceTokens, fused: this.#decoder.fused };
     this.#admission = new Admission(limits, shapes, this.#prefixes, this.#turns);
   }
 
