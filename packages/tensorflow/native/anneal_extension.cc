@@ -6,9 +6,6 @@
 #include <node_api.h>
 
 #include <dlfcn.h>
-#ifdef __linux__
-#include <malloc.h>
-#endif
 
 #include <algorithm>
 #include <cstdlib>
@@ -32,6 +29,7 @@
 #include "tfjs_binding.cc"
 
 #include "cached_attention_op.h"
+#include "heap.h"
 #include "skinny_matmul_op.h"
 #include "tf_auto_status.h"
 #include "tensorflow/c/eager/c_api_experimental.h"
@@ -169,6 +167,7 @@ TF_Tensor *CopyToTensor(napi_env env, napi_value shape_value, napi_value dtype_v
 
 // Puts a tensor on the device and deletes it. -> tensor id
 napi_value Place(napi_env env, TF_Tensor *tensor) {
+  anneal::UseLargePages(TF_TensorData(tensor), TF_TensorByteSize(tensor));
   TFJSBackend *backend = GetTFJSBackend(env);
   TF_AutoStatus status;
   TFE_TensorHandle *handle = TFE_NewTensorHandle(tensor, status.status);
@@ -204,6 +203,7 @@ napi_value CreateTensorFilled(napi_env env, napi_callback_info info) {
   size_t bytes = TF_DataTypeSize(dtype);
   for (int64_t dim : shape) bytes *= static_cast<size_t>(dim);
   TF_Tensor *tensor = TF_AllocateTensor(dtype, shape.data(), static_cast<int>(shape.size()), bytes);
+  anneal::UseLargePages(TF_TensorData(tensor), bytes);
   napi_value buffer = nullptr, global = nullptr;
   napi_get_global(env, &global);
   const bool wrapped =
@@ -495,18 +495,6 @@ napi_value RemoveFunction(napi_env env, napi_callback_info info) {
 namespace tfnodejs {
 namespace {
 
-// Runs once, before tensors are made.
-void TuneProcess() {
-#ifdef __linux__
-  // Tensors of many megabytes come and go with every op. glibc would map and unmap each, and the page faults cost more
-  // than the arithmetic of an elementwise op: keep freed memory, in one arena that all of TensorFlow's threads share.
-  if (!mallopt(M_MMAP_THRESHOLD, 1 << 30)) mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  mallopt(M_TOP_PAD, 64 << 20);
-  mallopt(M_ARENA_MAX, 1);
-#endif
-}
-
 // TensorFlow keeps pointers to our ops for as long as the process lives, and Node.js unloads an addon with the last thread
 // that uses it: this library stays.
 void StayLoaded() {
@@ -518,7 +506,7 @@ napi_value InitExtension(napi_env env, napi_value exports) {
   static std::once_flag tuned;
   std::call_once(tuned, [] {
     StayLoaded();
-    TuneProcess();
+    anneal::TuneHeap();
     anneal::RegisterSkinnyMatmul();
     anneal::RegisterCachedAttention();
   });
