@@ -61,9 +61,9 @@ void ReadRow(const HeadInputs &in, int64_t row, const float *logits, const HeadR
   // Nothing is the largest where none of them is a number.
   to.best[row] = best == logits + in.vocab ? 0 : best - logits;
   to.best_logit[row] = most;
-  const double total = Shares<Machine>(logits, in.vocab, most, 1).total();
-  to.log_total[row] = std::log(total) + most;
   Shares<Machine> shares(logits, in.vocab, most, 1 / in.temperatures[row]);
+  const double total = in.temperatures[row] == 1 ? shares.total() : Shares<Machine>(logits, in.vocab, most, 1).total();
+  to.log_total[row] = std::log(total) + most;
   to.mass[row] = shares.total();
   to.drawn[row] = in.draws[row] < 0 ? to.best[row] : shares.At(in.draws[row]);
   to.drawn_logit[row] = logits[to.drawn[row]];

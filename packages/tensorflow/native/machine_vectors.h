@@ -111,6 +111,7 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
 
   ANNEAL_TARGET static void AddLowRank(const float *u, int64_t rank, float scale, const float *b, int64_t stride, float *y, int64_t n) {
     int64_t from = 0;
+    for (; from + 8 * kLanes <= n; from += 8 * kLanes) AddColumns<8>(u, rank, scale, b + from, stride, y + from);
     for (; from + kMixed * kLanes <= n; from += kMixed * kLanes) AddColumns<kMixed>(u, rank, scale, b + from, stride, y + from);
     for (; from + kLanes <= n; from += kLanes) AddColumns<1>(u, rank, scale, b + from, stride, y + from);
     for (; from < n; from++)
