@@ -3,6 +3,7 @@
 #ifndef ANNEAL_DEVICE_TENSORS_H_
 #define ANNEAL_DEVICE_TENSORS_H_
 
+#include "gather_rows.h"
 #include "low_rank.h"
 #include "skinny_matmul.h"
 
@@ -46,6 +47,22 @@ class DeviceTensors {
     }
     *rows = found;
     return Data(handle);
+  }
+
+  // float32 of [heads, ..., dim] as rows of heads; heads and dim of zero: any number of them, which is returned there.
+  anneal::RowPart Rows(int32_t id, int64_t *heads, int64_t *dim) {
+    TFE_TensorHandle *handle = Find(id, "a part");
+    if (!handle) return {};
+    const int rank = TFE_TensorHandleNumDims(handle, status_.status);
+    const int64_t first = rank < 3 ? 0 : TFE_TensorHandleDim(handle, 0, status_.status);
+    const int64_t last = rank < 3 ? 0 : TFE_TensorHandleDim(handle, rank - 1, status_.status);
+    const bool fits = (*heads == 0 || *heads == first) && (*dim == 0 || *dim == last);
+    if (TFE_TensorHandleDataType(handle) != TF_FLOAT || first < 1 || last < 1 || !fits) {
+      Refuse("a part is not float32 of [heads, ..., dim] like the others");
+      return {};
+    }
+    *heads = first, *dim = last;
+    return {static_cast<const float *>(Data(handle)), Count(handle) / (first * last)};
   }
 
   // A pair of ids: A [rank, in] and the transpose of B, [rank, out]; rank 0 for ids below zero.

@@ -128,6 +128,12 @@ export interface GraphBinding {
   fusedLayers(call: FusedLayersCall): number;
   /** Returns the id of the logits, [rows, vocab]. For the CPU. */
   fusedHead(call: FusedHeadCall): number;
+  /**
+   * New tensors [heads, ...middle, dim] of rows from parts [heads, ..., dim]. For the CPU.
+   * @param ids Of each new tensor's parts in turn
+   * @param index For each of its rows, which of the parts' rows it is, counted through
+   */
+  gatherRows(ids: Int32Array, parts: number, index: Int32Array, middle: Int32Array): number[];
   graphNew(): number;
   graphDelete(graph: number): void;
   graphPlaceholder(graph: number, dtype: number, shape: number[] | null): GraphNode;

@@ -16,6 +16,7 @@ import type { CacheShape, PositionsShape } from '../models/architecture.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { CachedLayer, KeysAndValues, PrefilledRows } from './cached-rows.ts';
 import type { RowPlace } from './fused-layers.ts';
+import { gatherPositions } from './gather-positions.ts';
 import { PromptRows } from './prompt-rows.ts';
 
 const RECENT = 16;
@@ -39,41 +40,14 @@ export type SlotLayer = {
   state?: StateTensors;
 };
 
-type GatherInputs = {
-  /** Parts of positions, [heads, slots, length, dim] or [heads, positions, dim], joined along their positions. */
-  positions: Tensor[][];
-  /** Parts of states, joined along their slots. */
-  states: Tensor[][];
-  /** int32 [slots · length] and [slots] */
-  index: Tensor;
-  slotIndex: Tensor;
-  slots: number;
-  length: number;
-};
-
-const gatherTensors = compile(
-  'kv_rebuild',
-  ({ positions, states, index, slotIndex, slots, length }: GatherInputs) => ({
-    positions: positions.map((parts) => {
-      const rows = joined(
-        parts.map((part) => (part.rank === 4 ? flatten(part) : part)),
-        1,
-      );
-      const [heads, , dim] = rows.shape as [number, number, number];
-      return tf.reshape(tf.gather(rows, index as never, 1), [heads, slots, length, dim]) as Tensor;
+const gatherStates = compile(
+  'gather_states',
+  ({ states, slotIndex }: { states: Tensor[][]; slotIndex: Tensor }) =>
+    states.map((parts) => {
+      const slots = parts.length === 1 ? parts[0]! : tf.concat(parts, 0);
+      return tf.gather(slots, slotIndex as never);
     }),
-    states: states.map((parts) => tf.gather(joined(parts, 0), slotIndex as never)),
-  }),
 );
-
-function joined(parts: Tensor[], axis: number): Tensor {
-  return parts.length === 1 ? parts[0]! : tf.concat(parts, axis);
-}
-
-function flatten(x: Tensor): Tensor {
-  const [heads, slots, length, dim] = x.shape as [number, number, number, number];
-  return tf.reshape(x, [heads, slots * length, dim]);
-}
 
 /** Bytes that slots of so many positions take. */
 export function cacheBytes(shapes: CacheShape[], slots: number, positions: number): number {
@@ -237,18 +211,25 @@ export class KvCache {
       const parts = [old(layer).state, prefilled?.layers[layer]?.state].filter((part) => part !== undefined);
       return Object.keys(shape.state).map((name) => parts.map((part) => part[name]!));
     });
-    const indices = {
-      index: tf.tensor1d(this.#index(sources, slots, capacity, prefilled), 'int32') as Tensor,
-      slotIndex: tf.tensor1d(this.#slotIndex(sources, slots), 'int32') as Tensor,
+    const index = this.#index(sources, slots, capacity, prefilled);
+    const made = {
+      positions: gatherPositions(positions, index, [slots, capacity]),
+      states: states.length > 0 ? this.#gatherStates(states, this.#slotIndex(sources, slots)) : [],
     };
-    const made = gatherTensors({ positions, states, ...indices, slots, length: capacity });
-    tf.dispose(indices);
     return this.#shapes.map((shape): CachedLayer => {
       if (!('state' in shape))
         return { positions: { k: made.positions.shift()!, v: made.positions.shift()! } };
       const parts = Object.keys(shape.state).map((name) => [name, made.states.shift()!]);
       return { state: Object.fromEntries(parts) };
     });
+  }
+
+  /** @param states Parts of each, joined along their slots */
+  #gatherStates(states: Tensor[][], slots: Int32Array): Tensor[] {
+    const slotIndex = tf.tensor1d(slots, 'int32') as Tensor;
+    const made = gatherStates({ states, slotIndex });
+    slotIndex.dispose();
+    return made;
   }
 
   /** For every new position, its place in the concatenation of past, recent and prefilled rows. */

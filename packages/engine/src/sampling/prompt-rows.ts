@@ -1,10 +1,7 @@
 /** What is kept of one prompt so far: what a prefill in pieces adds to, and what later prompts begin with. */
-import { compile, type Tensor, tf } from '@anneal/tensorflow';
+import { tf } from '@anneal/tensorflow';
 import type { CachedLayer, PrefilledRows } from './cached-rows.ts';
-
-const joinPositions = compile('join_rows', ({ pieces, index }: { pieces: Tensor[][]; index: Tensor }) =>
-  pieces.map((parts) => tf.gather(parts.length === 1 ? parts[0]! : tf.concat(parts, 1), index as never, 1)),
-);
+import { gatherPositions } from './gather-positions.ts';
 
 export class PromptRows {
   /** Positions [heads, capacity, dim]; states [1, ...], after the last of the `length` positions. */
@@ -46,9 +43,7 @@ export class PromptRows {
         return [[...(earlier ? [earlier[kind]] : []), positions[kind]]];
       }),
     );
-    const indices = tf.tensor1d(index, 'int32') as Tensor;
-    const joined = pieces.length > 0 ? joinPositions({ pieces, index: indices }) : [];
-    indices.dispose();
+    const joined = gatherPositions(pieces, index, [capacity]);
     const layers = added.layers.map(({ positions, state }): CachedLayer => {
       if (positions) return { positions: { k: joined.shift()!, v: joined.shift()! } };
       const own = Object.entries(state!).map(([name, rows]) => [name, tf.slice(rows, row, 1)]);

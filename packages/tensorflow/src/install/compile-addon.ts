@@ -22,6 +22,7 @@ const OWN_SOURCES = [
   'cached_attention_op.cc',
   'fused_head.cc',
   'fused_layers.cc',
+  'gather_rows.cc',
   'heap.cc',
   'helpers.cc',
   'skinny_matmul.cc',

@@ -1,0 +1,48 @@
+/** Gathered positions against the same rows picked by hand. */
+import { canGatherRows, gatherRows, type Tensor, tf } from '@anneal/tensorflow';
+import { expect, test } from 'vitest';
+import '../testing/tensorflow.ts';
+import { gatherPositions } from './gather-positions.ts';
+
+const HEADS = 3;
+
+/** Each value tells its tensor, head, position and place. */
+const part = (id: number, middle: number[], dim: number): Tensor => {
+  const count = middle.reduce((a, b) => a * b, 1);
+  const values = Float32Array.from(
+    { length: HEADS * count * dim },
+    (_, i) => id * 1e4 + Math.floor(i / dim / count) * 1e3 + (Math.floor(i / dim) % count) * 10 + (i % dim),
+  );
+  return tf.tensor(values, [HEADS, ...middle, dim]);
+};
+
+test('puts positions of several parts together, each head apart', () => {
+  expect(canGatherRows()).toBe(true);
+  // Keys and values may differ in their width.
+  const parts = [3, 5].map((dim) => [part(1, [2, 4], dim), part(2, [6], dim)]);
+  const index = Int32Array.of(4, 5, 6, 7, 8, 9, 0, 0, 13, 2, 3, 1);
+  const before = tf.memory().numTensors;
+  const made = gatherPositions(parts, index, [2, 6]);
+  expect(tf.memory().numTensors).toBe(before + 2);
+  made.forEach((tensor, i) => {
+    const dim = [3, 5][i]!;
+    expect(tensor.shape).toEqual([HEADS, 2, 6, dim]);
+    const rows = (parts[i] as Tensor[]).map(
+      (own) => own.reshape([HEADS, -1, dim]).arraySync() as number[][][],
+    );
+    const want = Array.from({ length: HEADS }, (_, head) => {
+      const all = rows.flatMap((own) => own[head]!);
+      return Array.from(index, (at) => all[at]!);
+    });
+    expect(tensor.reshape([HEADS, 12, dim]).arraySync()).toEqual(want);
+  });
+});
+
+test('refuses positions that are not there, and parts that do not fit each other', () => {
+  const gather = (parts: Tensor[], index: number[]) =>
+    gatherRows([parts], Int32Array.from(index), [index.length]);
+  const own = part(1, [4], 3);
+  expect(() => gather([own], [0, 4])).toThrow(/row 4 is not among 4/);
+  expect(() => gather([own], [-1])).toThrow(/row -1/);
+  expect(() => gather([own, part(2, [4], 5)], [0])).toThrow(/like the others/);
+});
