@@ -120,8 +120,9 @@ export interface Architecture<C extends DecoderConfig = DecoderConfig> {
   /** Layers use an adapter's A and B by themselves, not through `linear`: rows of a batch have matrices of their own then. */
   takesAdaptersApart?: boolean;
   /**
-   * Layers are Llama's, with or without biases and head norms of queries and keys, under Llama's and Qwen's local names of weights: a
-   * decode step may run them all by one native call instead of by `layer`. A test holds the two against each other.
+   * Layers are Llama's, with or without biases and head norms of queries and keys, under Llama's and Qwen's local names of weights, and the
+   * final norm is RMSNorm: prompts and decode steps may run them all by one native call instead of by `layer`, and the head by another
+   * instead of by `finalNorm` and `linear`. Tests hold the two against each other.
    */
   hasLlamaLayers?: boolean;
   /** One decoder layer: [batch, time, hidden] → the same. */
