@@ -136,6 +136,15 @@ std::vector<int32_t> Ints(napi_env env, napi_value value) {
   return std::vector<int32_t>(ints, ints + length);
 }
 
+// Memory that TensorFlow owns, to be written.
+TF_Tensor *Allocate(TF_DataType dtype, const std::vector<int64_t> &shape) {
+  size_t bytes = TF_DataTypeSize(dtype);
+  for (const int64_t dim : shape) bytes *= static_cast<size_t>(dim);
+  TF_Tensor *tensor = TF_AllocateTensor(dtype, shape.data(), static_cast<int>(shape.size()), bytes);
+  anneal::UseLargePages(TF_TensorData(tensor), bytes);
+  return tensor;
+}
+
 // Copies a typed array into memory that TensorFlow owns. Upstream shares V8's memory instead and releases it from
 // whichever thread drops the last reference, which is not safe once graph functions run on TensorFlow's own threads.
 TF_Tensor *CopyToTensor(napi_env env, napi_value shape_value, napi_value dtype_value, napi_value array) {
@@ -160,14 +169,13 @@ TF_Tensor *CopyToTensor(napi_env env, napi_value shape_value, napi_value dtype_v
     Fail(env, "tensor data has " + std::to_string(bytes) + " bytes, its shape and dtype need " + std::to_string(expected));
     return nullptr;
   }
-  TF_Tensor *tensor = TF_AllocateTensor(dtype, shape.data(), static_cast<int>(shape.size()), bytes);
+  TF_Tensor *tensor = Allocate(dtype, shape);
   if (bytes > 0) memcpy(TF_TensorData(tensor), data, bytes);
   return tensor;
 }
 
 // Puts a tensor on the device and deletes it. -> tensor id
 napi_value Place(napi_env env, TF_Tensor *tensor) {
-  anneal::UseLargePages(TF_TensorData(tensor), TF_TensorByteSize(tensor));
   TFJSBackend *backend = GetTFJSBackend(env);
   TF_AutoStatus status;
   TFE_TensorHandle *handle = TFE_NewTensorHandle(tensor, status.status);
@@ -200,10 +208,8 @@ napi_value CreateTensorFilled(napi_env env, napi_callback_info info) {
   if (!Args(env, info, args)) return nullptr;
   const std::vector<int64_t> shape = Shape(env, args[0]);
   const TF_DataType dtype = static_cast<TF_DataType>(Int(env, args[1]));
-  size_t bytes = TF_DataTypeSize(dtype);
-  for (int64_t dim : shape) bytes *= static_cast<size_t>(dim);
-  TF_Tensor *tensor = TF_AllocateTensor(dtype, shape.data(), static_cast<int>(shape.size()), bytes);
-  anneal::UseLargePages(TF_TensorData(tensor), bytes);
+  TF_Tensor *tensor = Allocate(dtype, shape);
+  const size_t bytes = TF_TensorByteSize(tensor);
   napi_value buffer = nullptr, global = nullptr;
   napi_get_global(env, &global);
   const bool wrapped =

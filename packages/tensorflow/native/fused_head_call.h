@@ -37,8 +37,7 @@ napi_value FusedHead(napi_env env, napi_callback_info info) {
   if (!in.x || !in.norm) tensors.Refuse("x or norm is missing");
   if (tensors.has_failed()) return Fail(env, "fusedHead: " + tensors.failure());
 
-  const int64_t dims[] = {in.rows, in.vocab};
-  TF_Tensor *logits = TF_AllocateTensor(TF_FLOAT, dims, 2, in.rows * in.vocab * sizeof(float));
+  TF_Tensor *logits = Allocate(TF_FLOAT, {in.rows, in.vocab});
   anneal::FusedHead(in, static_cast<float *>(TF_TensorData(logits)), to);
   return Place(env, logits);
 }

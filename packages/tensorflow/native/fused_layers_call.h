@@ -109,8 +109,7 @@ napi_value FusedLayers(napi_env env, napi_callback_info info) {
     if (token < 0 || token >= vocab) tensors.Refuse("token " + std::to_string(token) + " is not in the vocabulary");
   if (tensors.has_failed()) return Fail(env, "fusedLayers: " + tensors.failure());
 
-  const int64_t dims[] = {shape.rows, shape.hidden};
-  TF_Tensor *x = TF_AllocateTensor(TF_FLOAT, dims, 2, shape.rows * shape.hidden * sizeof(float));
+  TF_Tensor *x = Allocate(TF_FLOAT, {shape.rows, shape.hidden});
   float *values = static_cast<float *>(TF_TensorData(x));
   anneal::WidenRows(table, type, shape.hidden, tokens.data(), shape.rows, values);
   const float scale = static_cast<float>(Double(env, of("embedScale")));

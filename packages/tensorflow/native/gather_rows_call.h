@@ -16,7 +16,8 @@ napi_value GatherRows(napi_env env, napi_callback_info info) {
   if (parts < 1 || ids.size() % parts != 0) return Fail(env, "gatherRows: ids are incomplete");
   int64_t count = 1;
   for (const int32_t size : middle) count *= size;
-  if (count != static_cast<int64_t>(index.size())) return Fail(env, "gatherRows: the index does not fit the shape");
+  if (index.empty() || count != static_cast<int64_t>(index.size())) return Fail(env, "gatherRows: the index does not fit the shape");
+  const int32_t least = *std::min_element(index.begin(), index.end()), most = *std::max_element(index.begin(), index.end());
 
   std::vector<anneal::RowGather> gathers;
   for (size_t at = 0; at < ids.size(); at += parts) {
@@ -26,7 +27,7 @@ napi_value GatherRows(napi_env env, napi_callback_info info) {
       gather.parts.push_back(tensors.Rows(ids[at + i], &gather.heads, &gather.dim));
       rows += gather.parts.back().rows;
     }
-    for (const int32_t row : index)
+    for (const int32_t row : {least, most})
       if (row < 0 || row >= rows) tensors.Refuse("row " + std::to_string(row) + " is not among " + std::to_string(rows));
     gathers.push_back(gather);
     if (tensors.has_failed()) return Fail(env, "gatherRows: " + tensors.failure());
@@ -37,9 +38,8 @@ napi_value GatherRows(napi_env env, napi_callback_info info) {
     std::vector<int64_t> dims{gather.heads};
     dims.insert(dims.end(), middle.begin(), middle.end());
     dims.push_back(gather.dim);
-    made.push_back(TF_AllocateTensor(TF_FLOAT, dims.data(), static_cast<int>(dims.size()), gather.heads * count * gather.dim * sizeof(float)));
+    made.push_back(Allocate(TF_FLOAT, dims));
     gather.to = static_cast<float *>(TF_TensorData(made.back()));
-    anneal::UseLargePages(gather.to, TF_TensorByteSize(made.back()));
   }
   anneal::GatherRows(gathers, index.data(), count);
   napi_value result = nullptr;

@@ -91,7 +91,7 @@ export interface FusedHeadResults {
   /** Logits of `argmax` and `drawn`. */
   argmaxLogit: Float32Array;
   drawnLogit: Float32Array;
-  /** log Σ exp(logit) */
+  /** log Σ exp(logit), untempered */
   logTotal: Float32Array;
   /** Σ exp((logit − best) / temperature) */
   mass: Float32Array;

@@ -1,6 +1,7 @@
 /** Hidden states to logits, best and drawn tokens in one call: see native/fused_head.h. */
-import { graphBinding, tensorIds, wrapTensor } from './backend.ts';
+import { tensorIds, wrapTensor } from './backend.ts';
 import { DataType, type FusedHeadCall, type FusedHeadResults } from './binding.ts';
+import { nativeCalls } from './native-calls.ts';
 import { profiled } from './profile.ts';
 import type { Tensor } from './tf.ts';
 
@@ -20,8 +21,6 @@ export function fusedHead({
   weight,
   ...rest
 }: FusedHeadInputs): FusedHeadResults & { logits: Tensor } {
-  const binding = graphBinding();
-  if (!binding) throw new Error('fusedHead needs the addon: ask canFuseLayers() first.');
   const [rows, [vocab, hidden]] = [rest.adapterOfRow.length, weight.shape as [number, number]];
   const ids = tensorIds([x, norm, weight]) as [number, number, number];
   const results: FusedHeadResults = {
@@ -40,6 +39,6 @@ export function fusedHead({
     weight: ids[2],
     results,
   };
-  const id = profiled('op', 'fused_head', () => binding.fusedHead(call));
+  const id = profiled('op', 'fused_head', () => nativeCalls().fusedHead(call));
   return { ...results, logits: wrapTensor({ id, shape: [rows, vocab], dtype: DataType.float32 }) };
 }

@@ -1,7 +1,8 @@
 /** Tokens through all layers of a model in one call, where its layers are Llama's: see native/fused_layers.h. */
-import { graphBinding, tensorIds, wrapTensor } from './backend.ts';
+import { tensorIds, wrapTensor } from './backend.ts';
 import { DataType, type FusedLayersCall } from './binding.ts';
 import { idsOrNone, MODULES } from './low-rank-ids.ts';
+import { nativeCalls } from './native-calls.ts';
 import { profiled } from './profile.ts';
 import type { Tensor } from './tf.ts';
 
@@ -17,11 +18,6 @@ export type FusedLayersInputs = Omit<FusedLayersCall, 'embed' | 'cache'> & {
   cache: (Tensor | undefined)[];
 };
 
-/** Whether {@link fusedLayers} is there: it is for the CPU, and needs our addon. */
-export function canFuseLayers(): boolean {
-  return graphBinding()?.isUsingGpuDevice() === false;
-}
-
 /**
  * Ids for `weights` of a call, good while the tensors live.
  * @param layers Per layer `attnNorm`, `mlpNorm`, `q`, `k`, `v`, `o`, `gate`, `up`, `down`, and where there are such `qBias`, `kBias`, `vBias`,
@@ -36,10 +32,8 @@ export function layerWeightIds(layers: readonly NamedTensors[]): Int32Array {
  * @returns [rows, hidden]; the rows' keys and values are written into the recent ones.
  */
 export function fusedLayers({ embed, cache, ...rest }: FusedLayersInputs): Tensor {
-  const binding = graphBinding();
-  if (!binding) throw new Error('fusedLayers needs the addon: ask canFuseLayers() first.');
   const [table] = tensorIds([embed]) as [number];
   const call = { ...rest, embed: table, cache: idsOrNone(cache) };
-  const id = profiled('op', 'fused_layers', () => binding.fusedLayers(call));
+  const id = profiled('op', 'fused_layers', () => nativeCalls().fusedLayers(call));
   return wrapTensor({ id, shape: [rest.tokens.length, rest.sizes[0]!], dtype: DataType.float32 });
 }

@@ -1,13 +1,9 @@
 /** Rows of several tensors in a new order, by one call for many tensors: see native/gather_rows.h. */
-import { graphBinding, tensorIds, wrapTensor } from './backend.ts';
+import { tensorIds, wrapTensor } from './backend.ts';
 import { DataType } from './binding.ts';
+import { nativeCalls } from './native-calls.ts';
 import { profiled } from './profile.ts';
 import type { Tensor } from './tf.ts';
-
-/** Whether {@link gatherRows} is there: it is for the CPU, and needs our addon. */
-export function canGatherRows(): boolean {
-  return graphBinding()?.isUsingGpuDevice() === false;
-}
 
 /**
  * @param parts Of each new tensor: as many as of the others, float32 [heads, ..., dim], whose rows are counted through
@@ -16,13 +12,10 @@ export function canGatherRows(): boolean {
  * @returns Per entry of `parts` [heads, ...middle, dim]
  */
 export function gatherRows(parts: readonly Tensor[][], index: Int32Array, middle: number[]): Tensor[] {
-  const binding = graphBinding();
-  if (!binding) throw new Error('gatherRows needs the addon: ask canGatherRows() first.');
+  const { gatherRows: gather } = nativeCalls();
   const ids = Int32Array.from(tensorIds(parts.flat()));
   const count = parts[0]?.length ?? 1;
-  const made = profiled('op', 'gather_rows', () =>
-    binding.gatherRows(ids, count, index, Int32Array.from(middle)),
-  );
+  const made = profiled('op', 'gather_rows', () => gather(ids, count, index, Int32Array.from(middle)));
   return made.map((id, i) => {
     const { shape } = parts[i]![0]!;
     return wrapTensor({ id, shape: [shape[0]!, ...middle, shape.at(-1)!], dtype: DataType.float32 });

@@ -9,6 +9,7 @@ export {
   upload,
 } from './backend.ts';
 export { multipliesBfloat16 } from './bfloat16.ts';
+export type { FusedHeadResults } from './binding.ts';
 export { type CachedAttentionInputs, cachedAttention } from './cached-attention.ts';
 export { type CompileOptions, compile } from './compile/compile.ts';
 export { type CompiledVjp, compileVjp, type ResidualPolicy, type VjpOptions } from './compile/compile-vjp.ts';
@@ -27,12 +28,11 @@ export { formatDoctorReport } from './doctor/format.ts';
 export { filledTensor, type Storage, type StoredValues, storedShape } from './filled-tensor.ts';
 export { type FusedHeadInputs, fusedHead } from './fused-head.ts';
 export {
-  canFuseLayers,
   type FusedLayersInputs,
   fusedLayers,
   layerWeightIds,
 } from './fused-layers.ts';
-export { canGatherRows, gatherRows } from './gather-rows.ts';
+export { gatherRows } from './gather-rows.ts';
 export { type GroupedMatMulOptions, groupedMatMul } from './grouped-matmul.ts';
 export { annealCacheDir } from './install/cache-dir.ts';
 export { type TensorflowSetupCode, TensorflowSetupError } from './install/errors.ts';
@@ -47,6 +47,7 @@ export { type Device, TENSORFLOW_VERSION } from './install/wheel-plan.ts';
 export { quantiseRows, quantiseRowsInto, SCALE_BYTES } from './int8.ts';
 export { loadTensorflow } from './load.ts';
 export { type LowRankTensors, layerAdapterIds, lowRankIds } from './low-rank-ids.ts';
+export { canCallNatively } from './native-calls.ts';
 export {
   type Profile,
   profiled,

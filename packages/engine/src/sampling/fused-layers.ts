@@ -3,7 +3,7 @@
  * batch, prompts of several adapters, pieces of a long one. Each row, which is one token, has an adapter of its own.
  */
 import {
-  canFuseLayers,
+  canCallNatively,
   filledTensor,
   fusedLayers,
   layerWeightIds,
@@ -46,7 +46,7 @@ export function layersFuse({ architecture, attention, config }: BaseModel): bool
     (architecture.hasLlamaLayers ?? false) &&
     config.rope.dim === config.headDim &&
     isUniform &&
-    canFuseLayers()
+    canCallNatively()
   );
 }
 

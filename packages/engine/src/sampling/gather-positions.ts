@@ -1,5 +1,5 @@
 /** Positions of caches in a new order: one native call on a CPU, a compiled function elsewhere. */
-import { canGatherRows, compile, gatherRows, type Tensor, tf } from '@anneal/tensorflow';
+import { canCallNatively, compile, gatherRows, type Tensor, tf } from '@anneal/tensorflow';
 
 const gatherCompiled = compile(
   'gather_positions',
@@ -20,7 +20,7 @@ const gatherCompiled = compile(
  */
 export function gatherPositions(parts: Tensor[][], index: Int32Array, middle: number[]): Tensor[] {
   if (parts.length === 0) return [];
-  if (canGatherRows()) return gatherRows(parts, index, middle);
+  if (canCallNatively()) return gatherRows(parts, index, middle);
   const indices = tf.tensor1d(index, 'int32') as Tensor;
   const made = gatherCompiled({ parts, index: indices, middle });
   indices.dispose();

@@ -1,5 +1,5 @@
 /** What sampling reads off the last hidden states: logits, the greedy token, a draw, the best candidates. */
-import { statelessUniform, type Tensor, type Tree, tf } from '@anneal/tensorflow';
+import { type FusedHeadResults, statelessUniform, type Tensor, type Tree, tf } from '@anneal/tensorflow';
 import { linear } from '../layers/linear.ts';
 import type { BaseModel } from '../models/base-model.ts';
 
@@ -38,20 +38,10 @@ export interface HeadRequest {
   candidates: number;
 }
 
-/** What is read per row after a step. */
-export interface HeadOutput {
+/** What is read per row after a step; `drawn` and what belongs to it may be empty where no row draws. */
+export interface HeadOutput extends FusedHeadResults {
   /** [slots, vocab], on the device; the caller frees it. */
   logits: Tensor;
-  argmax: Int32Array;
-  /** An id drawn by temperature alone; any, or none, where none was asked for. */
-  drawn: Int32Array;
-  /** Logits of `argmax` and `drawn`. */
-  argmaxLogit: Float32Array;
-  drawnLogit: Float32Array;
-  /** log Σ exp(logits), untempered. */
-  logTotal: Float32Array;
-  /** Σ exp((logit − best) / temperature). */
-  mass: Float32Array;
   /** [slots, candidates], best first. */
   topIds: Int32Array;
   topLogits: Float32Array;

@@ -41,7 +41,7 @@ export class RowAdapterTensors {
       this.forget(adapter);
     const indices = new Map(distinct.map((adapter, i) => [adapter, i]));
     return {
-      adapters: Int32Array.from(parts.flatMap((ids) => [...ids])),
+      adapters: joined(parts),
       scales: Float32Array.from(distinct, ({ scale }) => scale),
       adapterOfRow: Int32Array.from(rows, (row) => (row ? indices.get(row)! : -1)),
     };
@@ -62,6 +62,16 @@ export class RowAdapterTensors {
     this.#kept.set(adapter, kept);
     return kept;
   }
+}
+
+function joined(parts: Int32Array[]): Int32Array {
+  const all = new Int32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
 }
 
 const transposeAll = compile('transpose_adapter', ({ matrices }: { matrices: Tensor[] }) =>
