@@ -498,6 +498,7 @@ napi_value RemoveFunction(napi_env env, napi_callback_info info) {
 #include "fused_head_call.h"
 #include "fused_layers_call.h"
 #include "gather_rows_call.h"
+#include "training_layer_call.h"
 
 namespace tfnodejs {
 namespace {
@@ -525,6 +526,8 @@ napi_value InitExtension(napi_env env, napi_value exports) {
       {"createTensorFilled", nullptr, CreateTensorFilled, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"fusedLayers", nullptr, FusedLayers, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"fusedHead", nullptr, FusedHead, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"trainingForward", nullptr, TrainingForward, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"trainingBackward", nullptr, TrainingBackward, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"gatherRows", nullptr, GatherRows, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphNew", nullptr, GraphNew, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"graphDelete", nullptr, GraphDelete, nullptr, nullptr, nullptr, napi_default, nullptr},

@@ -4,6 +4,7 @@
 #define ANNEAL_DEVICE_TENSORS_H_
 
 #include "gather_rows.h"
+#include "llama_layer.h"
 #include "low_rank.h"
 #include "skinny_matmul.h"
 
@@ -28,6 +29,16 @@ class DeviceTensors {
       return nullptr;
     }
     return static_cast<float *>(Data(handle));
+  }
+
+  // `count` int32 values; null for an id below zero.
+  const int32_t *Integers(int32_t id, int64_t count, const char *what) {
+    if (id < 0) return nullptr;
+    TFE_TensorHandle *handle = Find(id, what);
+    if (!handle) return nullptr;
+    if (TFE_TensorHandleDataType(handle) == TF_INT32 && Count(handle) == count) return static_cast<const int32_t *>(Data(handle));
+    Refuse(std::string(what) + " is not int32 of " + std::to_string(count) + " values");
+    return nullptr;
   }
 
   // A matrix [rows, columns] as it is kept; rows below zero: any number of them, which is returned in `rows`.
@@ -103,6 +114,24 @@ class DeviceTensors {
   TF_AutoStatus status_;
   std::string failure_;
 };
+
+// Ids of a layer's weights, as layerWeightIds gives them: norms, matrices, biases, norms of heads.
+constexpr int kIdsOfLayer = 2 + anneal::kModules + 3 + 2;
+
+anneal::LayerWeights WeightsOf(const int32_t *ids, const anneal::LayerSizes &sizes, DeviceTensors *tensors) {
+  anneal::LayerWeights layer{};
+  layer.attn_norm = tensors->Floats(*ids++, sizes.hidden, "attnNorm");
+  layer.mlp_norm = tensors->Floats(*ids++, sizes.hidden, "mlpNorm");
+  if (!layer.attn_norm || !layer.mlp_norm) tensors->Refuse("a norm is missing");
+  for (int module = 0; module < anneal::kModules; module++) {
+    int64_t rows = anneal::OutFeatures(sizes, module);
+    auto &matrix = layer.matrices[module];
+    matrix.data = tensors->Matrix(*ids++, &rows, anneal::InFeatures(sizes, module), &matrix.type, "a weight");
+  }
+  for (int i = 0; i < 3; i++) layer.biases[i] = tensors->Floats(*ids++, anneal::OutFeatures(sizes, i), "a bias");
+  for (int i = 0; i < 2; i++) layer.head_norms[i] = tensors->Floats(*ids++, sizes.head_dim, "a head norm");
+  return layer;
+}
 
 template <typename T>
 constexpr napi_typedarray_type kArrayOf = napi_float32_array;

@@ -244,16 +244,6 @@ void RunPass(const FusedShape &shape, const FusedInputs &inputs, float *x) {
 
 }  // namespace
 
-int64_t InFeatures(const FusedShape &shape, int module) {
-  return module == kO ? shape.heads * shape.head_dim : module == kDown ? shape.intermediate : shape.hidden;
-}
-
-int64_t OutFeatures(const FusedShape &shape, int module) {
-  if (module == kO || module == kDown) return shape.hidden;
-  if (module == kGate || module == kUp) return shape.intermediate;
-  return (module == kQ ? shape.heads : shape.kv_heads) * shape.head_dim;
-}
-
 void FusedLayers(const FusedShape &shape, const FusedInputs &inputs, float *x) {
 #if defined(__x86_64__)
   if (ThisMachine() == Machine::kAvx512) return RunPass<Avx512>(shape, inputs, x);

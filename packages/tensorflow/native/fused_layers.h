@@ -1,6 +1,6 @@
-// Tokens through all layers of a model whose layers are Llama's: norm, attention with rotary positions to what is kept of each token's
-// sequence and to what comes with it, norm, gated MLP; with or without biases and norms of queries and keys. Each row is a token, with an
-// adapter of its own, or none: decode steps have one row of each sequence, prompts have as many as they are long.
+// Tokens through all layers of a model whose layers are Llama's, see llama_layer.h: they attend to what is kept of their sequence and to what
+// comes with them. Each row is a token, with an adapter of its own, or none: decode steps have one row of each sequence, prompts have as many
+// as they are long.
 //
 // What few rows compute between their products is so little that calling it op by op would take longer than doing it. A row's result does
 // not depend on the rows that it does not see.
@@ -11,35 +11,18 @@
 #include <cstdint>
 #include <vector>
 
+#include "llama_layer.h"
 #include "low_rank.h"
-#include "skinny_matmul.h"
 
 namespace anneal {
 
-struct FusedShape {
-  int64_t rows, hidden, heads, kv_heads, head_dim, intermediate;
+struct FusedShape : LayerSizes {
+  int64_t rows;
   // Positions of the cache's two parts: those that are only read, and those among which this call's are.
   int64_t past, recent;
   float eps, attention_scale;
   // Whether matrices in bfloat16 are multiplied by x in bfloat16; adapters are not.
   bool narrow;
-};
-
-// The matrices of a layer, which adapters adapt.
-enum Module { kQ, kK, kV, kO, kGate, kUp, kDown, kModules };
-
-// Columns and rows of a module's matrix.
-int64_t InFeatures(const FusedShape &shape, int module);
-int64_t OutFeatures(const FusedShape &shape, int module);
-
-struct LayerWeights {
-  const float *attn_norm, *mlp_norm;
-  struct {
-    const void *data;
-    WeightType type;
-  } matrices[kModules];
-  // Of queries, keys and values, and norms of queries' and keys' heads; null where there are none.
-  const float *biases[3], *head_norms[2];
 };
 
 // Where a row looks, and where its key and value go; as the call takes them. Neighbours of one sequence follow its order, and each sees

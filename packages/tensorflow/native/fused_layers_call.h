@@ -8,23 +8,7 @@
 namespace tfnodejs {
 namespace {
 
-// Ids of a layer, in the order of FusedLayersCall's `weights`: norms, matrices, biases, norms of heads.
-constexpr int kIdsOfLayer = 2 + anneal::kModules + 3 + 2, kIdsOfCache = 4;
-
-anneal::LayerWeights WeightsOf(const int32_t *ids, const anneal::FusedShape &shape, DeviceTensors *tensors) {
-  anneal::LayerWeights layer{};
-  layer.attn_norm = tensors->Floats(*ids++, shape.hidden, "attnNorm");
-  layer.mlp_norm = tensors->Floats(*ids++, shape.hidden, "mlpNorm");
-  if (!layer.attn_norm || !layer.mlp_norm) tensors->Refuse("a norm is missing");
-  for (int module = 0; module < anneal::kModules; module++) {
-    int64_t rows = anneal::OutFeatures(shape, module);
-    auto &matrix = layer.matrices[module];
-    matrix.data = tensors->Matrix(*ids++, &rows, anneal::InFeatures(shape, module), &matrix.type, "a weight");
-  }
-  for (int i = 0; i < 3; i++) layer.biases[i] = tensors->Floats(*ids++, anneal::OutFeatures(shape, i), "a bias");
-  for (int i = 0; i < 2; i++) layer.head_norms[i] = tensors->Floats(*ids++, shape.head_dim, "a head norm");
-  return layer;
-}
+constexpr int kIdsOfCache = 4;
 
 anneal::LayerCache CacheOf(const int32_t *ids, const anneal::FusedShape &shape, DeviceTensors *tensors) {
   float *parts[kIdsOfCache];
@@ -73,9 +57,13 @@ napi_value FusedLayers(napi_env env, napi_callback_info info) {
   TFJSBackend *backend = GetTFJSBackend(env);
   DeviceTensors tensors(backend);
   if (sizes.size() != 7 || tokens.empty() || rows.size() != tokens.size()) return Fail(env, "fusedLayers: sizes or tokens are wrong");
-  anneal::FusedShape shape{static_cast<int64_t>(tokens.size()), sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6],
-                           static_cast<float>(Double(env, of("normEps"))), static_cast<float>(Double(env, of("attentionScale"))),
-                           Bool(env, of("bfloat16Products"))};
+  const anneal::FusedShape shape{{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]},
+                                 static_cast<int64_t>(tokens.size()),
+                                 sizes[5],
+                                 sizes[6],
+                                 static_cast<float>(Double(env, of("normEps"))),
+                                 static_cast<float>(Double(env, of("attentionScale"))),
+                                 Bool(env, of("bfloat16Products"))};
   for (int i = 0; i < 7; i++)
     if (sizes[i] < 1 && i != 5) return Fail(env, "fusedLayers: sizes are positive");
   if (shape.past < 0 || shape.heads % shape.kv_heads != 0 || shape.head_dim % 2 != 0)

@@ -51,6 +51,7 @@ inline void RotateFrom(int64_t i, float *x, const float *cos, const float *sin, 
 }
 
 // What a machine brings:
+// Pairs: of two rows in bfloat16, whose values lie side by side in each lane. TimesPairs: a · b + c of such.
 // Block: the sums of kR rows of x by kC rows of W, which fill its registers at kRows and kColumns. It asks for the memory `ahead` elements
 // further on, which comes next, or for `next`, a line with each vector. Both in bfloat16: products are exact, sums are float32.
 // NarrowRow: from float32 to bfloat16.
@@ -63,90 +64,79 @@ inline void RotateFrom(int64_t i, float *x, const float *cos, const float *sin, 
 // GateTimes: gate = gate · sigmoid(gate) · up.
 // Rotate: pairs (x[i], x[half + i]) turn by the angle whose cosine and sine are given.
 
-struct Generic {
-  static constexpr int kRows = 4, kColumns = 3, kLanes = 8;
-
-  template <typename T>
-  static void WidenRow(const T *from, float *to, int64_t k) {
-    if constexpr (sizeof(T) == 2) {
-      for (int64_t i = 0; i < k; i++) to[i] = Widen(from[i]);
-    } else {
-      const float scale = ScaleOf(from, k);
-      for (int64_t i = 0; i < k; i++) to[i] = from[i] * scale;
-    }
-  }
-
-  static void NarrowRow(const float *from, uint16_t *to, int64_t n) {
-    for (int64_t i = 0; i < n; i++) to[i] = Narrow(from[i]);
-  }
-
-  template <int kR, int kC, typename X, typename T>
-  static void Block(const X *x, const T *const *w, float *y, int64_t k, int64_t n, int64_t, const char *) {
-    for (int r = 0; r < kR; r++)
-      for (int c = 0; c < kC; c++) y[r * n + c] = Dot(x + r * k, w[c], k);
-  }
-
-  static float Largest(const float *x, int64_t n) { return *std::max_element(x, x + n); }
-
-  static float ExpSum(const float *x, float *y, int64_t n, float most, float scale) {
-    float sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += y[i] = std::exp((x[i] - most) * scale);
-    return sum;
-  }
-
-  template <int kR>
-  static void Mix(const float *p, const float *const *v, float *y, int64_t n, int64_t dim) {
-    for (int r = 0; r < kR; r++) {
-      for (int64_t j = 0; j < dim; j++) y[r * dim + j] = 0;
-      for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < dim; j++) y[r * dim + j] += p[r * n + i] * v[i][j];
-    }
-  }
-
-  static void AddLowRank(const float *u, int64_t rank, float scale, const float *b, int64_t stride, float *y, int64_t n) {
-    for (int64_t i = 0; i < rank; i++)
-      for (int64_t j = 0; j < n; j++) y[j] += u[i] * scale * b[i * stride + j];
-  }
-
-  static void Norm(const float *x, const float *weight, float *y, int64_t n, float eps) {
-    const float inverse = 1 / std::sqrt(Dot(x, x, n) / n + eps);
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] * inverse * weight[i];
-  }
-
-  static void GateTimes(float *gate, const float *up, int64_t n) {
-    for (int64_t i = 0; i < n; i++) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
-  }
-
-  static void Rotate(float *x, const float *cos, const float *sin, int64_t half) { RotateFrom(0, x, cos, sin, half); }
-
- private:
-  // Sums of kLanes interleaved parts, then of what is left, in the order of the AVX2 build.
-  template <typename X, typename T>
-  static float Dot(const X *a, const T *b, int64_t k) {
-    float parts[kLanes] = {};
-    int64_t i = 0;
-    for (; i + kLanes <= k; i += kLanes)
-      for (int lane = 0; lane < kLanes; lane++) parts[lane] += Widen(a[i + lane]) * Widen(b[i + lane]);
-    float sum = ((parts[0] + parts[4]) + (parts[2] + parts[6])) + ((parts[1] + parts[5]) + (parts[3] + parts[7]));
-    for (; i < k; i++) sum += Widen(a[i]) * Widen(b[i]);
-    return sum;
-  }
-};
-
-#if defined(__x86_64__)
 // Sums must stay in registers, which takes loops without counters.
-#define ANNEAL_UNROLL _Pragma("GCC unroll 8")
+#define ANNEAL_UNROLL _Pragma("GCC unroll 16")
 
 template <typename T>
 inline void Prefetch(const T *next) {
-  _mm_prefetch(reinterpret_cast<const char *>(next), _MM_HINT_T0);
+  __builtin_prefetch(next);
 }
 
-// The machines with vectors differ in these; what they do with them is in machine_vectors.h.
+// The machines differ in their vectors; what they do with them is in machine_vectors.h.
+
+// What every compiler makes of its machine's vectors, or of single values.
+#define ANNEAL_TARGET
+struct GenericVectors {
+  typedef float Vector __attribute__((vector_size(16)));
+  typedef uint32_t Bits __attribute__((vector_size(16)));
+  static constexpr int kRows = 4, kColumns = 3, kLanes = 4, kMixed = 2, kTileVectors = 2, kTileSums = 8;
+
+  static Vector Zero() { return All(0); }
+  static Vector All(float value) { return Vector{value, value, value, value}; }
+  static Vector Times(Vector a, Vector b) { return a * b; }
+  static Vector TimesPlus(Vector a, Vector b, Vector c) { return a * b + c; }
+  static Vector Minus(Vector a, Vector b) { return a - b; }
+  static Vector Over(Vector a, Vector b) { return a / b; }
+  static Vector Most(Vector a, Vector b) {
+    for (int i = 0; i < kLanes; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
+    return a;
+  }
+  static Vector Round(Vector v) {
+    for (int i = 0; i < kLanes; i++) v[i] = std::nearbyint(v[i]);
+    return v;
+  }
+  static Vector Scale(Vector v, Vector n) {
+    for (int i = 0; i < kLanes; i++) v[i] = n[i] == n[i] ? std::ldexp(v[i], static_cast<int>(n[i])) : n[i];
+    return v;
+  }
+  static void Store(float *to, Vector v) { memcpy(to, &v, sizeof(v)); }
+  static Vector Load(const float *from) {
+    Vector v;
+    memcpy(&v, from, sizeof(v));
+    return v;
+  }
+  template <typename T>
+  static Vector Load(const T *from) {
+    return Vector{Widen(from[0]), Widen(from[1]), Widen(from[2]), Widen(from[3])};
+  }
+  static void StoreNarrow(uint16_t *to, Vector v) {
+    for (int i = 0; i < kLanes; i++) to[i] = Narrow(v[i]);
+  }
+  static Vector Pairs(const uint16_t *first, const uint16_t *second) {
+    Bits bits{};
+    for (int i = 0; i < kLanes; i++) bits[i] = first[i] | static_cast<uint32_t>(second[i]) << 16;
+    return (Vector)bits;
+  }
+  static Vector TimesPairs(Vector a, Vector b, Vector c) {
+    const Bits x = (Bits)a, y = (Bits)b;
+    return c + (Vector)(x << 16) * (Vector)(y << 16) + (Vector)(x & 0xffff0000u) * (Vector)(y & 0xffff0000u);
+  }
+  static float LargestOf(Vector v) { return std::max(std::max(v[0], v[2]), std::max(v[1], v[3])); }
+  static float Sum(Vector v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+  static void SumFour(const Vector *v, float *to) {
+    for (int i = 0; i < 4; i++) to[i] = Sum(v[i]);
+  }
+};
+#define ANNEAL_MACHINE Generic
+#include "machine_vectors.h"
+#undef ANNEAL_MACHINE
+#undef ANNEAL_TARGET
+
+#if defined(__x86_64__)
 #define ANNEAL_TARGET __attribute__((target("avx2,fma")))
 struct Avx2Vectors {
   using Vector = __m256;
-  static constexpr int kRows = 4, kColumns = 3, kLanes = 8, kMixed = 2;
+  static constexpr int kRows = 4, kColumns = 3, kLanes = 8, kMixed = 2, kTileVectors = 2, kTileSums = 12;
 
   ANNEAL_TARGET static Vector Zero() { return _mm256_setzero_ps(); }
   ANNEAL_TARGET static Vector All(float value) { return _mm256_set1_ps(value); }
@@ -179,6 +169,15 @@ struct Avx2Vectors {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to),
                      _mm_packus_epi32(_mm256_castsi256_si128(narrow), _mm256_extracti128_si256(narrow, 1)));
   }
+  ANNEAL_TARGET static Vector Pairs(const uint16_t *first, const uint16_t *second) {
+    const __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(first)));
+    return _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_castps_si256(Load(second))));
+  }
+  ANNEAL_TARGET static Vector TimesPairs(Vector a, Vector b, Vector c) {
+    const __m256i highs = _mm256_set1_epi32(static_cast<int>(0xffff0000)), x = _mm256_castps_si256(a), y = _mm256_castps_si256(b);
+    const Vector low = TimesPlus(_mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(y, 16)), c);
+    return TimesPlus(_mm256_castsi256_ps(_mm256_and_si256(x, highs)), _mm256_castsi256_ps(_mm256_and_si256(y, highs)), low);
+  }
   ANNEAL_TARGET static float LargestOf(Vector v) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
@@ -202,7 +201,7 @@ struct Avx2Vectors {
 #define ANNEAL_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 struct Avx512Vectors {
   using Vector = __m512;
-  static constexpr int kRows = 4, kColumns = 6, kLanes = 16, kMixed = 4;
+  static constexpr int kRows = 4, kColumns = 6, kLanes = 16, kMixed = 4, kTileVectors = 4, kTileSums = 24;
 
   ANNEAL_TARGET static Vector Zero() { return _mm512_setzero_ps(); }
   ANNEAL_TARGET static Vector All(float value) { return _mm512_set1_ps(value); }
@@ -228,6 +227,15 @@ struct Avx512Vectors {
     const __mmask16 unordered = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(to),
                         _mm512_cvtepi32_epi16(_mm512_mask_set1_epi32(narrow, unordered, 0x7fc0)));
+  }
+  ANNEAL_TARGET static Vector Pairs(const uint16_t *first, const uint16_t *second) {
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(first)));
+    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_castps_si512(Load(second))));
+  }
+  ANNEAL_TARGET static Vector TimesPairs(Vector a, Vector b, Vector c) {
+    const __m512i highs = _mm512_set1_epi32(static_cast<int>(0xffff0000)), x = _mm512_castps_si512(a), y = _mm512_castps_si512(b);
+    const Vector low = TimesPlus(_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(y, 16)), c);
+    return TimesPlus(_mm512_castsi512_ps(_mm512_and_si512(x, highs)), _mm512_castsi512_ps(_mm512_and_si512(y, highs)), low);
   }
   ANNEAL_TARGET static float LargestOf(Vector v) { return _mm512_reduce_max_ps(v); }
   ANNEAL_TARGET static float Sum(Vector v) { return _mm512_reduce_add_ps(v); }
@@ -257,6 +265,10 @@ struct Avx512Vectors {
 #define ANNEAL_TARGET __attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 // As Avx512, where the processor multiplies bfloat16 itself, twice as many at a time.
 struct Avx512Bfloat16 : Avx512 {
+  ANNEAL_TARGET static Vector TimesPairs(Vector a, Vector b, Vector c) {
+    return _mm512_dpbf16_ps(c, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
+  }
+
   template <int kR, int kC>
   ANNEAL_TARGET static void Block(const uint16_t *x, const uint16_t *const *w, float *y, int64_t k, int64_t n, int64_t ahead,
                                   const char *next) {

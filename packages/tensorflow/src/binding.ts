@@ -119,6 +119,29 @@ export interface FusedHeadCall {
   results: FusedHeadResults;
 }
 
+/** A layer of Llama's for training, see native/training_layer.h; tensors by their ids, as in {@link FusedLayersCall}. */
+export interface TrainingLayerCall {
+  /** hidden, heads, kvHeads, headDim, intermediate, batch, time, window, adapters */
+  sizes: Int32Array;
+  normEps: number;
+  attentionScale: number;
+  bfloat16Products: boolean;
+  /** The layer's, as in {@link FusedLayersCall}. */
+  weights: Int32Array;
+  /** Ids of A and B of each module; with `adapterOfRow` each is [adapters, ...]. */
+  modules: Int32Array;
+  /** Of each module; 0: it is not adapted. */
+  ranks: Int32Array;
+  scales: Float32Array;
+  /** int32 [batch]; -1: there is one adapter, or none. */
+  adapterOfRow: number;
+  /** [time, headDim / 2] */
+  cos: number;
+  sin: number;
+  /** [batch, time, hidden] */
+  x: number;
+}
+
 /** What native/anneal_extension.cc adds; absent from the stock addon. */
 export interface GraphBinding {
   createTensorCopy(shape: number[], dtype: number, values: AnyTypedArray): number;
@@ -128,6 +151,13 @@ export interface GraphBinding {
   fusedLayers(call: FusedLayersCall): number;
   /** Returns the id of the logits, [rows, vocab]. For the CPU. */
   fusedHead(call: FusedHeadCall): number;
+  /** Id of the layer's result; where it `keeps` what {@link trainingBackward} wants, the id of that and its floats. For the CPU. */
+  trainingForward(call: TrainingLayerCall, keeps: boolean): number[];
+  /**
+   * Ids of the gradients: of x where `needsDx`, then of A and B of each adapted module. For the CPU.
+   * @param kept -1: the forward pass is done again
+   */
+  trainingBackward(call: TrainingLayerCall, kept: number, dy: number, needsDx: boolean): number[];
   /**
    * New tensors [heads, ...middle, dim] of rows from parts [heads, ..., dim]. For the CPU.
    * @param ids Of each new tensor's parts in turn

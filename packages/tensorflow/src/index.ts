@@ -65,4 +65,5 @@ export {
   type Tensor4D,
   tf,
 } from './tf.ts';
+export { type TrainingLayerInputs, trainingBackward, trainingForward } from './training-layer.ts';
 export { triangularSolve } from './triangular-solve.ts';

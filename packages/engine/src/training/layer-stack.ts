@@ -1,33 +1,20 @@
-/** The decoder layers of one base model, forward and backward, layer by layer through compiled functions. */
-import { type CompiledVjp, compile, compileVjp, type Tensor, tf } from '@anneal/tensorflow';
-import { attendCausally, causalMaskValues } from '../layers/attention.ts';
+/** The decoder layers of one base model, forward and backward, layer by layer. */
+import { compile, type Tensor, tf } from '@anneal/tensorflow';
+import { causalMaskValues } from '../layers/attention.ts';
 import { embed } from '../layers/embedding.ts';
-import type { LoraTensors } from '../layers/linear.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { type PlacedImages, withDeepstack, withFeatures } from '../vision/placed-images.ts';
-import { loraOfRows, type PassAdapters } from './pass-adapters.ts';
+import {
+  compiledLayers,
+  type LayerPass,
+  type LayerRunner,
+  layersTrainNatively,
+  nativeLayers,
+} from './layer-runner.ts';
+import type { PassAdapters } from './pass-adapters.ts';
 
 /** Causal masks kept for reuse; one of 4096 positions takes 64 MB. */
 const MAX_MASKS = 8;
-
-interface LayerTree {
-  [key: string]:
-    | Tensor
-    | boolean
-    | undefined
-    | { [key: string]: Tensor | { [key: string]: Tensor | number } };
-  /** [batch, time, hidden] */
-  x: Tensor;
-  weights: Record<string, Tensor>;
-  lora: Record<string, { a: Tensor; b: Tensor; scale: number }>;
-  /** int32 [batch], where rows have adapters of their own */
-  adapterOfRow: Tensor | undefined;
-  rope: { cos: Tensor; sin: Tensor };
-  /** [1, 1, time, time] */
-  mask: Tensor;
-  /** False for the lowest layer, below which nothing is trained. */
-  needsDx: boolean;
-}
 
 /** What the backward pass needs of a forward one. Dispose it when no backward follows. */
 export interface ForwardRecord {
@@ -40,39 +27,25 @@ export interface ForwardRecord {
 
 export class LayerStack {
   readonly #base: BaseModel;
-  readonly #saving: CompiledVjp<LayerTree>;
-  readonly #recomputing: CompiledVjp<LayerTree>;
-  readonly #plain: (inputs: LayerTree) => { y: Tensor };
+  readonly #compiled: LayerRunner;
+  /** For passes without images, where the model's layers are such. */
+  readonly #native: LayerRunner | undefined;
   readonly #embed: (inputs: { ids: Tensor; table: Tensor }) => { x: Tensor };
   readonly #masks = new Map<string, Tensor>();
 
   constructor(base: BaseModel) {
     this.#base = base;
-    const options = { matmulPrecision: base.matmulPrecision };
-    const layer = ({ x, weights, lora, adapterOfRow, rope, mask }: LayerTree): Tensor => {
-      return base.architecture.layer(base.config, {
-        x,
-        weights,
-        lora: loraOfRows(lora, adapterOfRow),
-        rope,
-        attend: (q, k, v, options) =>
-          attendCausally(q, k, v, mask, base.config.attentionScale, options?.sinks),
-        state: {},
-        decoding: false,
-      });
-    };
-    const wrt = ({ x, lora, needsDx }: LayerTree) => [
-      ...(needsDx ? [x] : []),
-      ...Object.values(lora).flatMap(({ a, b }) => [a, b]),
-    ];
-    this.#saving = compileVjp('layer', layer, wrt, { ...options, residuals: 'save' });
-    this.#recomputing = compileVjp('layer', layer, wrt, { ...options, residuals: 'recompute' });
-    this.#plain = compile('layer', (inputs: LayerTree) => ({ y: layer(inputs) }), options);
-    this.#embed = compile(
-      'embed',
-      ({ ids, table }) => ({ x: embed(ids, table, base.config.embedScale) }),
-      options,
-    );
+    this.#compiled = compiledLayers(base);
+    this.#native = layersTrainNatively(base) ? nativeLayers(base) : undefined;
+    this.#embed = compile('embed', ({ ids, table }) => ({ x: embed(ids, table, base.config.embedScale) }), {
+      matmulPrecision: base.matmulPrecision,
+    });
+  }
+
+  /** What a pass keeps per token of sequences of this length for the backward pass, in all layers. */
+  keptBytesPerToken(length: number): number {
+    const runner = this.#runner(undefined);
+    return this.#base.layers.reduce((sum, _, layer) => sum + runner.keptBytesPerToken(layer, length), 0);
   }
 
   /**
@@ -89,7 +62,7 @@ export class LayerStack {
   ): Tensor {
     let x = this.#embedded(ids, images);
     for (let layer = 0; layer < this.#base.layers.length; layer++) {
-      const { y } = this.#plain(this.#tree(layer, x, adapters, images));
+      const y = this.#runner(images).plain(this.#pass(layer, x, adapters, images));
       x.dispose();
       x = withDeepstack(y, layer, images);
       onLayer?.(layer, x);
@@ -107,11 +80,11 @@ export class LayerStack {
     recompute: boolean,
     images?: PlacedImages,
   ): { x: Tensor; record: ForwardRecord } {
-    const vjp = recompute ? this.#recomputing : this.#saving;
     const record: ForwardRecord = { inputs: [], residuals: [], recompute, images };
     let x = this.#embedded(ids, images);
     for (let layer = 0; layer < this.#base.layers.length; layer++) {
-      const { output, residuals } = vjp.forward(this.#tree(layer, x, adapters, images));
+      const pass = this.#pass(layer, x, adapters, images);
+      const { output, residuals } = this.#runner(images).forward(pass, recompute);
       record.inputs.push(x);
       record.residuals.push(residuals);
       // What deepstack adds is constant, so the output's gradient is the sum's.
@@ -125,15 +98,19 @@ export class LayerStack {
    * @param dx Gradient of the last layer's output, [batch, time, hidden].
    */
   backward(record: ForwardRecord, adapters: PassAdapters, dx: Tensor): Tensor[][] {
-    const vjp = record.recompute ? this.#recomputing : this.#saving;
     const { lowest } = adapters;
     const perLayer: Tensor[][] = [];
     let dy = dx;
     for (let layer = this.#base.layers.length - 1; layer >= Math.max(lowest, 0) && lowest >= 0; layer--) {
-      const tree = this.#tree(layer, record.inputs[layer]!, adapters, record.images);
-      const grads = vjp.backward(tree, record.residuals[layer]!, dy);
+      const pass = this.#pass(layer, record.inputs[layer]!, adapters, record.images);
+      const grads = this.#runner(record.images).backward(
+        pass,
+        record.residuals[layer]!,
+        dy,
+        record.recompute,
+      );
       dy.dispose();
-      if (tree.needsDx) dy = grads.shift() as Tensor;
+      if (pass.needsDx) dy = grads.shift() as Tensor;
       perLayer.unshift(grads);
       tf.dispose([record.inputs[layer]!, ...record.residuals[layer]!]);
     }
@@ -151,29 +128,31 @@ export class LayerStack {
     return withFeatures(this.#embed({ ids, table: this.#base.embed }).x, images);
   }
 
-  #tree(
+  #runner(images: PlacedImages | undefined): LayerRunner {
+    return (images ? undefined : this.#native) ?? this.#compiled;
+  }
+
+  #pass(
     layer: number,
     x: Tensor,
     adapters: PassAdapters | undefined,
     images: PlacedImages | undefined,
-  ): LayerTree {
+  ): LayerPass {
     const time = x.shape[1] as number;
-    const { rope, window } = this.#base.attention[layer]!;
+    const { rope, window = time } = this.#base.attention[layer]!;
     return {
       x,
       weights: this.#base.layers[layer]!,
-      lora: (adapters?.layers[layer] ?? {}) as Record<
-        string,
-        LoraTensors & { [key: string]: Tensor | number }
-      >,
-      rope: (images?.ropes.get(rope) ?? rope.upTo(time)) as { cos: Tensor; sin: Tensor },
-      mask: this.#mask(time, window),
+      lora: adapters?.layers[layer] ?? {},
+      rope: images?.ropes.get(rope) ?? rope.upTo(time),
+      mask: () => this.#mask(time, window),
+      window,
       adapterOfRow: adapters?.adapterOfRow,
       needsDx: layer !== (adapters?.lowest ?? -1),
     };
   }
 
-  #mask(time: number, window = time): Tensor {
+  #mask(time: number, window: number): Tensor {
     const key = `${time} ${Math.min(window, time)}`;
     let mask = this.#masks.get(key);
     if (!mask) {

@@ -15,7 +15,6 @@ import {
 import type { LossConfig, LossDefinition } from '../losses/loss.ts';
 import { foldMetrics, type MetricsPart } from '../losses/metrics.ts';
 import { findLoss } from '../losses/registry.ts';
-import type { LoraModule } from '../models/architecture.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { checkImages } from '../vision/check-images.ts';
 import { disposePlaced, type PlacedImages, placeImages } from '../vision/placed-images.ts';
@@ -196,20 +195,8 @@ export class Trainer {
 
   /** Tokens whose kept activations fit the budget, for sequences of this length. */
   #maxTokens(length: number): number {
-    const perToken = this.#savedBytesPerToken(length);
+    const perToken = this.#stack.keptBytesPerToken(length);
     return Math.max(256, Math.floor(this.#options.activationBudgetBytes / perToken));
-  }
-
-  /** What a pass keeps per token with residuals: about the linear maps' outputs, the attention matrix and the layer's input. */
-  #savedBytesPerToken(length: number): number {
-    const { architecture, config } = this.#base;
-    const mixed = this.#base.layers.map(
-      (_, layer) => architecture.mixingSize?.(config, layer, length) ?? config.numHeads * length,
-    );
-    const width = (module: LoraModule) => module.outFeatures * (module.experts?.perToken ?? 1);
-    const linears = this.#base.layers.flatMap((_, layer) => this.#base.layerModules(layer).map(width));
-    const values = [...linears, ...mixed].reduce((sum, size) => sum + size, 0);
-    return 4 * (values + config.numLayers * config.hiddenSize);
   }
 
   /** One pass: forward, losses, and where wanted backward. Returns the gradients of each adapter's parameters. */
@@ -306,7 +293,7 @@ export class Trainer {
   }
 
   #mustRecompute(batch: MicroBatch): boolean {
-    const bytes = this.#savedBytesPerToken(batch.width) * batch.height * batch.width;
+    const bytes = this.#stack.keptBytesPerToken(batch.width) * batch.height * batch.width;
     return bytes > this.#options.activationBudgetBytes;
   }
 

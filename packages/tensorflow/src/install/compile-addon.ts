@@ -27,6 +27,7 @@ const OWN_SOURCES = [
   'helpers.cc',
   'skinny_matmul.cc',
   'skinny_matmul_op.cc',
+  'training_layer.cc',
 ];
 
 /** The C++ compiler: `$CXX`, else the usual names. */

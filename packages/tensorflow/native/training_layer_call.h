@@ -1,0 +1,125 @@
+// How JavaScript calls TrainingForward and TrainingBackward. Included by anneal_extension.cc, whose helpers it uses.
+
+#include "device_tensors.h"
+#include "training_layer.h"
+
+namespace tfnodejs {
+namespace {
+
+// What both calls are given; see TrainingLayerCall in binding.ts.
+struct TrainingCall {
+  anneal::TrainingShape shape;
+  anneal::TrainingInputs in;
+  const float *x;
+};
+
+// False after a failure, which is then JavaScript's.
+bool ReadTrainingCall(napi_env env, napi_value call, DeviceTensors *tensors, TrainingCall *to) {
+  const auto of = [&](const char *name) { return Property(env, call, name); };
+  const auto refuse = [&](const char *problem) {
+    Fail(env, std::string("training layer: ") + problem);
+    return false;
+  };
+  const std::vector<int32_t> sizes = Ints(env, of("sizes")), weights = Ints(env, of("weights")), modules = Ints(env, of("modules")),
+                             ranks = Ints(env, of("ranks"));
+  if (sizes.size() != 9 || weights.size() != kIdsOfLayer || modules.size() != 2 * anneal::kModules || ranks.size() != anneal::kModules)
+    return refuse("sizes or ids are missing");
+  for (const int32_t size : sizes)
+    if (size < 1) return refuse("sizes are positive");
+  to->shape = {{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]},
+               sizes[5],
+               sizes[6],
+               sizes[7],
+               static_cast<float>(Double(env, of("normEps"))),
+               static_cast<float>(Double(env, of("attentionScale"))),
+               Bool(env, of("bfloat16Products"))};
+  const anneal::TrainingShape &shape = to->shape;
+  if (shape.heads % shape.kv_heads != 0 || shape.head_dim % 2 != 0 || shape.hidden % 2 != 0 || shape.intermediate % 2 != 0)
+    return refuse("sizes are odd, or do not fit together");
+  anneal::TrainingInputs &in = to->in;
+  in.adapters = sizes[8];
+  in.weights = WeightsOf(weights.data(), shape, tensors);
+  const float *scales = Values<float>(env, of("scales"), anneal::kModules, tensors, "scales");
+  for (int module = 0; module < anneal::kModules && !tensors->has_failed(); module++) {
+    anneal::TrainedModule &own = in.modules[module];
+    own.rank = ranks[module], own.scale = scales[module];
+    if (own.rank < 1) continue;
+    const int64_t values = in.adapters * own.rank;
+    own.a = tensors->Floats(modules[2 * module], values * anneal::InFeatures(shape, module), "an adapter's A");
+    own.b = tensors->Floats(modules[2 * module + 1], values * anneal::OutFeatures(shape, module), "an adapter's B");
+    if (!own.a || !own.b) tensors->Refuse("an adapter's A or B is missing");
+  }
+  in.adapter_of_row = tensors->Integers(Int(env, of("adapterOfRow")), shape.batch, "adapterOfRow");
+  for (int64_t i = 0; in.adapter_of_row && i < shape.batch; i++)
+    if (in.adapter_of_row[i] < 0 || in.adapter_of_row[i] >= in.adapters) tensors->Refuse("a row's adapter is missing");
+  if (!in.adapter_of_row && in.adapters > 1) tensors->Refuse("adapterOfRow is missing");
+  in.cos = tensors->Floats(Int(env, of("cos")), shape.time * shape.head_dim / 2, "cos");
+  in.sin = tensors->Floats(Int(env, of("sin")), shape.time * shape.head_dim / 2, "sin");
+  to->x = tensors->Floats(Int(env, of("x")), shape.rows() * shape.hidden, "x");
+  if (!in.cos || !in.sin || !to->x) tensors->Refuse("cos, sin or x is missing");
+  if (tensors->has_failed()) return refuse(tensors->failure().c_str());
+  return true;
+}
+
+napi_value Numbers(napi_env env, const std::vector<napi_value> &values) {
+  napi_value array = nullptr;
+  napi_create_array_with_length(env, values.size(), &array);
+  for (size_t i = 0; i < values.size(); i++) napi_set_element(env, array, i, values[i]);
+  return array;
+}
+
+// trainingForward(call, keeps) -> id of y, as x; where it `keeps` what the backward pass wants, the id of that and how many floats it is.
+napi_value TrainingForward(napi_env env, napi_callback_info info) {
+  napi_value args[2];
+  if (!Args(env, info, args)) return nullptr;
+  DeviceTensors tensors(GetTFJSBackend(env));
+  TrainingCall call{};
+  if (!ReadTrainingCall(env, args[0], &tensors, &call)) return nullptr;
+  const anneal::TrainingShape &shape = call.shape;
+  TF_Tensor *y = Allocate(TF_FLOAT, {shape.batch, shape.time, shape.hidden});
+  const int64_t count = anneal::KeptByTraining(shape, call.in);
+  TF_Tensor *kept = Bool(env, args[1]) ? Allocate(TF_FLOAT, {count}) : nullptr;
+  anneal::TrainingForward(shape, call.in, call.x, static_cast<float *>(TF_TensorData(y)),
+                          kept ? static_cast<float *>(TF_TensorData(kept)) : nullptr);
+  std::vector<napi_value> ids{Place(env, y)};
+  if (kept) ids.insert(ids.end(), {Place(env, kept), Number(env, count)});
+  return Numbers(env, ids);
+}
+
+// trainingBackward(call, kept or -1, dy, needs dx) -> tensor ids: dx where it is needed, then the gradients of A and B of each module that
+// is adapted, as those are.
+napi_value TrainingBackward(napi_env env, napi_callback_info info) {
+  napi_value args[4];
+  if (!Args(env, info, args)) return nullptr;
+  DeviceTensors tensors(GetTFJSBackend(env));
+  TrainingCall call{};
+  if (!ReadTrainingCall(env, args[0], &tensors, &call)) return nullptr;
+  const anneal::TrainingShape &shape = call.shape;
+  const float *kept = tensors.Floats(Int(env, args[1]), anneal::KeptByTraining(shape, call.in), "kept");
+  const float *dy = tensors.Floats(Int(env, args[2]), shape.rows() * shape.hidden, "dy");
+  if (!dy) tensors.Refuse("dy is missing");
+  if (tensors.has_failed()) return Fail(env, "training layer: " + tensors.failure());
+  std::vector<TF_Tensor *> made;
+  const auto make = [&](const std::vector<int64_t> &dims) {
+    made.push_back(Allocate(TF_FLOAT, dims));
+    return static_cast<float *>(TF_TensorData(made.back()));
+  };
+  float *dx = Bool(env, args[3]) ? make({shape.batch, shape.time, shape.hidden}) : nullptr;
+  for (int module = 0; module < anneal::kModules; module++) {
+    anneal::TrainedModule &own = call.in.modules[module];
+    if (own.rank < 1) continue;
+    const int64_t in = anneal::InFeatures(shape, module), out = anneal::OutFeatures(shape, module), values = call.in.adapters * own.rank;
+    const bool stacked = call.in.adapter_of_row != nullptr;
+    own.da = make(stacked ? std::vector<int64_t>{call.in.adapters, own.rank, in} : std::vector<int64_t>{own.rank, in});
+    own.db = make(stacked ? std::vector<int64_t>{call.in.adapters, out, own.rank} : std::vector<int64_t>{out, own.rank});
+    memset(own.da, 0, values * in * sizeof(float));
+    memset(own.db, 0, values * out * sizeof(float));
+  }
+  anneal::TrainingBackward(shape, call.in, call.x, kept, dy, dx);
+  std::vector<napi_value> ids;
+  for (TF_Tensor *tensor : made) ids.push_back(Place(env, tensor));
+  return Numbers(env, ids);
+}
+
+}  // namespace
+}  // namespace tfnodejs
