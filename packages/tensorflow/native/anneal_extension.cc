@@ -193,6 +193,20 @@ napi_value Place(napi_env env, TF_Tensor *tensor) {
   return Number(env, backend->InsertHandle(handle));
 }
 
+napi_value Numbers(napi_env env, const std::vector<napi_value> &values) {
+  napi_value array = nullptr;
+  napi_create_array_with_length(env, values.size(), &array);
+  for (size_t i = 0; i < values.size(); i++) napi_set_element(env, array, i, values[i]);
+  return array;
+}
+
+// -> tensor ids
+napi_value PlaceAll(napi_env env, const std::vector<TF_Tensor *> &tensors) {
+  std::vector<napi_value> ids;
+  for (TF_Tensor *tensor : tensors) ids.push_back(Place(env, tensor));
+  return Numbers(env, ids);
+}
+
 // createTensorCopy(shape, dtype, typedArray) -> tensor id
 napi_value CreateTensorCopy(napi_env env, napi_callback_info info) {
   napi_value args[3];
@@ -498,6 +512,7 @@ napi_value RemoveFunction(napi_env env, napi_callback_info info) {
 #include "fused_head_call.h"
 #include "fused_layers_call.h"
 #include "gather_rows_call.h"
+#include "training_head_call.h"
 #include "training_layer_call.h"
 
 namespace tfnodejs {
@@ -526,6 +541,7 @@ napi_value InitExtension(napi_env env, napi_value exports) {
       {"createTensorFilled", nullptr, CreateTensorFilled, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"fusedLayers", nullptr, FusedLayers, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"fusedHead", nullptr, FusedHead, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"trainingHead", nullptr, TrainingHead, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"trainingForward", nullptr, TrainingForward, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"trainingBackward", nullptr, TrainingBackward, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"gatherRows", nullptr, GatherRows, nullptr, nullptr, nullptr, napi_default, nullptr},

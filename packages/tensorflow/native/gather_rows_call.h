@@ -42,10 +42,7 @@ napi_value GatherRows(napi_env env, napi_callback_info info) {
     gather.to = static_cast<float *>(TF_TensorData(made.back()));
   }
   anneal::GatherRows(gathers, index.data(), count);
-  napi_value result = nullptr;
-  napi_create_array_with_length(env, made.size(), &result);
-  for (size_t i = 0; i < made.size(); i++) napi_set_element(env, result, i, Place(env, made[i]));
-  return result;
+  return PlaceAll(env, made);
 }
 
 }  // namespace

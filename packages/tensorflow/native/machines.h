@@ -268,6 +268,15 @@ struct Avx512Bfloat16 : Avx512 {
   ANNEAL_TARGET static Vector TimesPairs(Vector a, Vector b, Vector c) {
     return _mm512_dpbf16_ps(c, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
   }
+  // Values below the least normal one become zero.
+  ANNEAL_TARGET static void StoreNarrow(uint16_t *to, Vector v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), (__m256i)_mm512_cvtneps_pbh(v));
+  }
+  ANNEAL_TARGET static void NarrowRow(const float *from, uint16_t *to, int64_t n) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) StoreNarrow(to + i, Load(from + i));
+    for (; i < n; i++) to[i] = Narrow(from[i]);
+  }
 
   template <int kR, int kC>
   ANNEAL_TARGET static void Block(const uint16_t *x, const uint16_t *const *w, float *y, int64_t k, int64_t n, int64_t ahead,

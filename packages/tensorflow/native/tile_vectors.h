@@ -120,6 +120,18 @@ struct ANNEAL_JOIN(ANNEAL_MACHINE, Tiles) : ANNEAL_MACHINE {
     for (; i < n; i++) y[i] += x[i] * factor;
   }
 
+  // x *= factor
+  template <typename P>
+  ANNEAL_TARGET static void ScaleRow(P *x, float factor, int64_t n) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) Put(x + i, Times(Load(x + i), All(factor)), false);
+    if (i == n) return;
+    P rest[kLanes] = {};
+    memcpy(rest, x + i, (n - i) * sizeof(P));
+    ScaleRow(rest, factor, kLanes);
+    memcpy(x + i, rest, (n - i) * sizeof(P));
+  }
+
   ANNEAL_TARGET static float Dot(const float *a, const float *b, int64_t n) {
     Vector sums = Zero();
     int64_t i = 0;

@@ -54,6 +54,9 @@ struct TilePart {
 template <typename Tiles>
 constexpr int64_t kPanel = Tiles::kTileVectors *Tiles::kLanes;
 
+// Rows that a thread multiplies at a time: few enough to stay in its cache, and a multiple of every tile's.
+constexpr int64_t kRowsTogether = 96;
+
 inline int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // Memory that is written before it is read.
@@ -219,6 +222,24 @@ template <typename Tiles, typename P, typename Y, int kC = Tiles::kTileVectors>
 void MultiplyPanel(const TilePart<P> *parts, int count, int64_t rows, Y *y, int64_t stride, int64_t columns, bool adds) {
   if (columns > (kC - 1) * Tiles::kLanes) return TileRows<Tiles, kC>(parts, count, rows, y, stride, columns, adds);
   if constexpr (kC > 1) MultiplyPanel<Tiles, P, Y, kC - 1>(parts, count, rows, y, stride, columns, adds);
+}
+
+// Calls work(tiles, value) with those of this machine, for products of bfloat16 or of float32.
+template <typename Work>
+void OnThisMachine(bool narrow, const Work &work) {
+  switch (ThisMachine()) {
+#if defined(__x86_64__)
+    case Machine::kAvx512:
+#if defined(ANNEAL_HAS_BFLOAT16)
+      if (narrow && MultipliesBfloat16()) return work(Avx512Bfloat16Tiles(), uint16_t());
+#endif
+      return narrow ? work(Avx512Tiles(), uint16_t()) : work(Avx512Tiles(), float());
+    case Machine::kAvx2:
+      return narrow ? work(Avx2Tiles(), uint16_t()) : work(Avx2Tiles(), float());
+#endif
+    default:
+      return narrow ? work(GenericTiles(), uint16_t()) : work(GenericTiles(), float());
+  }
 }
 
 }  // namespace

@@ -77,8 +77,8 @@ class TrainingAttention {
   }
 
  private:
-  // Enough rows for the products, few enough that scores of some thousand keys stay in the caches.
-  static constexpr int64_t kQueries = 64;
+  // A multiple of every tile's rows, few enough that scores of some thousand keys stay in the caches.
+  static constexpr int64_t kQueries = 48;
 
   using Matrix = Packed<Tiles, P>;
 

@@ -11,9 +11,6 @@
 namespace anneal {
 namespace {
 
-// Rows that a thread multiplies at a time: few enough to stay in its cache, and a multiple of every tile's.
-constexpr int64_t kRowsTogether = 96;
-
 // Modules that multiply the same rows.
 struct Group {
   int first, last;
@@ -502,24 +499,6 @@ void RunBackward(const TrainingShape &shape, const TrainingInputs &in, const flo
   const Room<float> room(again.parts().total);
   again.Forward(x, nullptr, room.get());
   Layer<Tiles, P>(shape, in).Backward(x, room.get(), dy, dx);
-}
-
-// Calls work<Tiles, P>() of this machine.
-template <typename Work>
-void OnThisMachine(bool narrow, const Work &work) {
-  switch (ThisMachine()) {
-#if defined(__x86_64__)
-    case Machine::kAvx512:
-#if defined(ANNEAL_HAS_BFLOAT16)
-      if (narrow && MultipliesBfloat16()) return work(Avx512Bfloat16Tiles(), uint16_t());
-#endif
-      return narrow ? work(Avx512Tiles(), uint16_t()) : work(Avx512Tiles(), float());
-    case Machine::kAvx2:
-      return narrow ? work(Avx2Tiles(), uint16_t()) : work(Avx2Tiles(), float());
-#endif
-    default:
-      return narrow ? work(GenericTiles(), uint16_t()) : work(GenericTiles(), float());
-  }
 }
 
 }  // namespace

@@ -61,13 +61,6 @@ bool ReadTrainingCall(napi_env env, napi_value call, DeviceTensors *tensors, Tra
   return true;
 }
 
-napi_value Numbers(napi_env env, const std::vector<napi_value> &values) {
-  napi_value array = nullptr;
-  napi_create_array_with_length(env, values.size(), &array);
-  for (size_t i = 0; i < values.size(); i++) napi_set_element(env, array, i, values[i]);
-  return array;
-}
-
 // trainingForward(call, keeps) -> id of y, as x; where it `keeps` what the backward pass wants, the id of that and how many floats it is.
 napi_value TrainingForward(napi_env env, napi_callback_info info) {
   napi_value args[2];
@@ -116,9 +109,7 @@ napi_value TrainingBackward(napi_env env, napi_callback_info info) {
     memset(own.db, 0, values * out * sizeof(float));
   }
   anneal::TrainingBackward(shape, call.in, call.x, kept, dy, dx);
-  std::vector<napi_value> ids;
-  for (TF_Tensor *tensor : made) ids.push_back(Place(env, tensor));
-  return Numbers(env, ids);
+  return PlaceAll(env, made);
 }
 
 }  // namespace

@@ -142,6 +142,27 @@ export interface TrainingLayerCall {
   x: number;
 }
 
+/** Hidden rows to log-probabilities of targets and back, see native/training_head.h; tensors by their ids. */
+export interface TrainingHeadCall {
+  /** rows of h, of which the first so many count, hidden, vocab, targets per row, rank (0: the head is not adapted) */
+  sizes: Int32Array;
+  /** After the final norm, [rows, hidden]. */
+  h: number;
+  /** [vocab, hidden] */
+  weight: number;
+  /** A [rank, hidden] and B [vocab, rank], -1 where there is none. */
+  a: number;
+  b: number;
+  scale: number;
+  bfloat16Products: boolean;
+  /** [rows, targets per row], as all that follow. */
+  targets: Int32Array;
+  /** Where gradients are wanted. */
+  dlogprobs?: Float32Array;
+  /** Filled by the call. */
+  logprobs: Float32Array;
+}
+
 /** What native/anneal_extension.cc adds; absent from the stock addon. */
 export interface GraphBinding {
   createTensorCopy(shape: number[], dtype: number, values: AnyTypedArray): number;
@@ -151,6 +172,8 @@ export interface GraphBinding {
   fusedLayers(call: FusedLayersCall): number;
   /** Returns the id of the logits, [rows, vocab]. For the CPU. */
   fusedHead(call: FusedHeadCall): number;
+  /** Ids of the gradients where those are wanted: of h, and of A and B where there are such. For the CPU. */
+  trainingHead(call: TrainingHeadCall): number[];
   /** Id of the layer's result; where it `keeps` what {@link trainingBackward} wants, the id of that and its floats. For the CPU. */
   trainingForward(call: TrainingLayerCall, keeps: boolean): number[];
   /**

@@ -65,5 +65,6 @@ export {
   type Tensor4D,
   tf,
 } from './tf.ts';
+export { type TrainingHeadInputs, trainingHead } from './training-head.ts';
 export { type TrainingLayerInputs, trainingBackward, trainingForward } from './training-layer.ts';
 export { triangularSolve } from './triangular-solve.ts';

@@ -1,11 +1,11 @@
-/** The head over a whole pass: picks the real positions, runs them chunk by chunk, and puts results back in their rows. */
+/** The head over a whole pass: picks the real positions, normalises and runs them, and puts results back in their rows. */
 import { type CompiledVjp, compileVjp, type Tensor, tf } from '@anneal/tensorflow';
 import type { EngineDatum } from '../engine.ts';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import type { MicroBatch } from './batch-plan.ts';
-import { addInto } from './gradient-sum.ts';
-import { createHead, HEAD_CHUNK, type Head } from './head.ts';
+import { HEAD_CHUNK } from './head.ts';
+import { type HeadRunner, headRunner } from './head-runner.ts';
 
 /** Positions of a pass, padded to whole chunks with position 0 of row 0 (whose extra copies are ignored). */
 interface Positions {
@@ -18,12 +18,12 @@ interface Positions {
 
 export class HeadPass {
   readonly #base: BaseModel;
-  readonly #head: Head;
+  readonly #head: HeadRunner;
   readonly #norm: CompiledVjp<{ x: Tensor; weight: Tensor; rows: Tensor }>;
 
   constructor(base: BaseModel) {
     this.#base = base;
-    this.#head = createHead(base.matmulPrecision);
+    this.#head = headRunner(base);
     // Rows are picked before the norm: padding is never normalised, and the gradient scatters back by itself.
     this.#norm = compileVjp(
       'final_norm',
@@ -95,48 +95,21 @@ export class HeadPass {
     const rows = tf.tensor1d(positions.padded, 'int32');
     const normInputs = { x, weight: this.#base.finalNorm, rows };
     const { output: h, residuals } = this.#norm.forward(normInputs);
-    const dhs: Tensor[] = [];
-    let adapterGrads: Tensor[] | undefined;
-    for (let start = 0; start < positions.padded.length; start += HEAD_CHUNK) {
-      const chunk = {
-        h: tf.slice(h, [start, 0], [HEAD_CHUNK, -1]),
-        weight: this.#base.head,
-        lora: adapter?.headTensors() as { a: Tensor; b: Tensor; scale: number } | undefined,
-        targets: tf.tensor2d(
-          positions.targets.subarray(start * k, (start + HEAD_CHUNK) * k),
-          [HEAD_CHUNK, k],
-          'int32',
-        ),
-      };
-      let values: Tensor;
-      if (dlogprobs) {
-        const weights = chunkWeights(positions, dlogprobs, start, k);
-        const result = this.#head.gradients({ ...chunk, dlogprobs: weights });
-        values = result.logprobs;
-        dhs.push(result.dh);
-        if (result.da && result.db) adapterGrads = addInto(adapterGrads, [result.da, result.db]);
-        weights.dispose();
-      } else {
-        values = this.#head.logprobs(chunk).logprobs;
-      }
-      scatterChunk(values.dataSync() as Float32Array, logprobs, positions, start, k);
-      tf.dispose([values, chunk.h, chunk.targets]);
+    const { real, targets } = positions;
+    const headRows = { h, count: real.length, targets, k };
+    const { logprobs: scored, ...gradients } = dlogprobs
+      ? this.#head.gradients(headRows, adapter, pickRows(dlogprobs, real, k))
+      : { logprobs: this.#head.logprobs(headRows, adapter) };
+    scatterRows(scored, logprobs, real, k);
+    tf.dispose(h);
+    if (!('dh' in gradients)) {
+      tf.dispose([rows, ...residuals]);
+      return { logprobs, gradients: undefined };
     }
-    const gradients = dlogprobs && this.#finish(normInputs, residuals, dhs, adapterGrads);
-    tf.dispose([rows, h, ...residuals, ...dhs]);
-    return { logprobs, gradients };
-  }
-
-  #finish(
-    normInputs: { x: Tensor; weight: Tensor; rows: Tensor },
-    residuals: Tensor[],
-    dhs: Tensor[],
-    adapterGrads: Tensor[] | undefined,
-  ): { dx: Tensor; adapterGrads: Tensor[] } {
-    const dh = tf.concat(dhs, 0);
+    const { dh, adapterGrads } = gradients;
     const [dx] = this.#norm.backward(normInputs, residuals, dh);
-    dh.dispose();
-    return { dx: dx!, adapterGrads: adapterGrads ?? [] };
+    tf.dispose([rows, dh, ...residuals]);
+    return { logprobs, gradients: { dx: dx!, adapterGrads } };
   }
 }
 
@@ -177,25 +150,20 @@ function pickPositions(
   return { real, padded, targets };
 }
 
-/** dlogprobs of a chunk's positions, [chunk, k]; zero for the padding, so that it has no gradient. */
-function chunkWeights({ real }: Positions, dlogprobs: Float32Array, start: number, k: number): Tensor {
-  const values = new Float32Array(HEAD_CHUNK * k);
-  for (let i = start; i < Math.min(real.length, start + HEAD_CHUNK); i++) {
-    values.set(dlogprobs.subarray(real[i]! * k, (real[i]! + 1) * k), (i - start) * k);
-  }
-  return tf.tensor2d(values, [HEAD_CHUNK, k]);
+/** Values of single positions, [positions, k]. */
+function pickRows(values: Float32Array, positions: number[], k: number): Float32Array {
+  const picked = new Float32Array(positions.length * k);
+  positions.forEach((position, i) => {
+    picked.set(values.subarray(position * k, (position + 1) * k), i * k);
+  });
+  return picked;
 }
 
-function scatterChunk(
-  values: Float32Array,
-  into: Float32Array,
-  { real }: Positions,
-  start: number,
-  k: number,
-): void {
-  for (let i = start; i < Math.min(real.length, start + HEAD_CHUNK); i++) {
-    into.set(values.subarray((i - start) * k, (i - start + 1) * k), real[i]! * k);
-  }
+/** Puts what {@link pickRows} picks back into its place. */
+function scatterRows(values: Float32Array, into: Float32Array, positions: number[], k: number): void {
+  positions.forEach((position, i) => {
+    into.set(values.subarray(i * k, (i + 1) * k), position * k);
+  });
 }
 
 function copyPositions(from: Float32Array, into: Float32Array, positions: number[], k: number): void {

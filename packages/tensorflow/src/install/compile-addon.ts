@@ -27,6 +27,7 @@ const OWN_SOURCES = [
   'helpers.cc',
   'skinny_matmul.cc',
   'skinny_matmul_op.cc',
+  'training_head.cc',
   'training_layer.cc',
 ];
 
