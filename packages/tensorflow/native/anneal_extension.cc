@@ -509,6 +509,7 @@ napi_value RemoveFunction(napi_env env, napi_callback_info info) {
 }  // namespace
 }  // namespace tfnodejs
 
+#include "adamw_call.h"
 #include "fused_head_call.h"
 #include "fused_layers_call.h"
 #include "gather_rows_call.h"
@@ -541,6 +542,8 @@ napi_value InitExtension(napi_env env, napi_value exports) {
       {"createTensorFilled", nullptr, CreateTensorFilled, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"fusedLayers", nullptr, FusedLayers, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"fusedHead", nullptr, FusedHead, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"squaredNorm", nullptr, SquaredNorm, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"adamStep", nullptr, AdamStep, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"trainingHead", nullptr, TrainingHead, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"trainingForward", nullptr, TrainingForward, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"trainingBackward", nullptr, TrainingBackward, nullptr, nullptr, nullptr, napi_default, nullptr},

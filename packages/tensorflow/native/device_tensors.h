@@ -3,6 +3,7 @@
 #ifndef ANNEAL_DEVICE_TENSORS_H_
 #define ANNEAL_DEVICE_TENSORS_H_
 
+#include "adamw.h"
 #include "gather_rows.h"
 #include "llama_layer.h"
 #include "low_rank.h"
@@ -29,6 +30,22 @@ class DeviceTensors {
       return nullptr;
     }
     return static_cast<float *>(Data(handle));
+  }
+
+  // All values of a float32 tensor.
+  anneal::FloatSpan AllFloats(int32_t id, const char *what) {
+    TFE_TensorHandle *handle = Find(id, what);
+    if (!handle) return {};
+    const int64_t count = Count(handle);
+    return {Floats(id, count, what), count};
+  }
+
+  std::vector<int64_t> Dims(int32_t id) {
+    std::vector<int64_t> dims;
+    TFE_TensorHandle *handle = Find(id, "a tensor");
+    const int rank = handle ? TFE_TensorHandleNumDims(handle, status_.status) : 0;
+    for (int i = 0; i < rank; i++) dims.push_back(TFE_TensorHandleDim(handle, i, status_.status));
+    return dims;
   }
 
   // `count` int32 values; null for an id below zero.

@@ -1,7 +1,11 @@
 #include "heap.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <map>
 #include <mutex>
+#include <new>
+#include <unordered_map>
 #include <unordered_set>
 
 #ifdef __linux__
@@ -54,5 +58,73 @@ void UseLargePages(const void *data, size_t bytes) {
 void TuneHeap() {}
 void UseLargePages(const void *, size_t) {}
 #endif
+
+namespace {
+
+#ifdef __linux__
+void *Map(size_t bytes) {
+  void *block = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (block == MAP_FAILED) throw std::bad_alloc();
+  Advise(reinterpret_cast<uintptr_t>(block), reinterpret_cast<uintptr_t>(block) + bytes);
+  return block;
+}
+void Unmap(void *block, size_t bytes) { munmap(block, bytes); }
+#else
+constexpr std::align_val_t kLine{64};
+void *Map(size_t bytes) { return ::operator new(bytes, kLine); }
+void Unmap(void *block, size_t) { ::operator delete(block, kLine); }
+#endif
+
+class Blocks {
+ public:
+  static Blocks &Get() {
+    // Never destroyed: tensors may be freed after main.
+    static Blocks *blocks = new Blocks();
+    return *blocks;
+  }
+
+  void *Take(size_t bytes) {
+    constexpr size_t kUnit = 1 << 16;
+    bytes = (std::max<size_t>(bytes, 1) + kUnit - 1) / kUnit * kUnit;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto fitting = free_.lower_bound(bytes);
+    if (fitting != free_.end() && fitting->first <= bytes + bytes / 4) {
+      void *block = fitting->second;
+      used_bytes_ += fitting->first, free_bytes_ -= fitting->first;
+      free_.erase(fitting);
+      return block;
+    }
+    most_bytes_ = std::max(most_bytes_, used_bytes_ + bytes);
+    while (!free_.empty() && used_bytes_ + free_bytes_ + bytes > most_bytes_) {
+      const auto largest = std::prev(free_.end());
+      Unmap(largest->second, largest->first);
+      sizes_.erase(largest->second);
+      free_bytes_ -= largest->first;
+      free_.erase(largest);
+    }
+    void *block = Map(bytes);
+    sizes_[block] = bytes;
+    used_bytes_ += bytes;
+    return block;
+  }
+
+  void Give(void *block) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const size_t bytes = sizes_.at(block);
+    used_bytes_ -= bytes, free_bytes_ += bytes;
+    free_.emplace(bytes, block);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<void *, size_t> sizes_;
+  std::multimap<size_t, void *> free_;
+  size_t used_bytes_ = 0, free_bytes_ = 0, most_bytes_ = 0;
+};
+
+}  // namespace
+
+void *TakeBlock(size_t bytes) { return Blocks::Get().Take(bytes); }
+void GiveBlock(void *block) { Blocks::Get().Give(block); }
 
 }  // namespace anneal

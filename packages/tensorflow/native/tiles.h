@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "cache_lines.h"
+#include "heap.h"
 #include "helpers.h"
 #include "machines.h"
 #include "skinny_matmul.h"
@@ -63,14 +64,19 @@ inline int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) 
 template <typename T>
 class Room {
  public:
-  explicit Room(int64_t count) : values_(CacheLineAllocator<T>().allocate(count > 0 ? count : 1)) {}
-  ~Room() { CacheLineAllocator<T>().deallocate(values_, 0); }
+  explicit Room(int64_t count)
+      : is_large_(count * static_cast<int64_t>(sizeof(T)) >= kLarge),
+        values_(is_large_ ? static_cast<T *>(TakeBlock(count * sizeof(T))) : CacheLineAllocator<T>().allocate(count > 0 ? count : 1)) {}
+  ~Room() { is_large_ ? GiveBlock(values_) : CacheLineAllocator<T>().deallocate(values_, 0); }
   Room(const Room &) = delete;
   Room &operator=(const Room &) = delete;
   T *get() const { return values_; }
 
  private:
-  T *values_;
+  static constexpr int64_t kLarge = 1 << 20;
+
+  const bool is_large_;
+  T *const values_;
 };
 
 // From float32 to P.

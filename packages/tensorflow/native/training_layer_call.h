@@ -1,6 +1,7 @@
 // How JavaScript calls TrainingForward and TrainingBackward. Included by anneal_extension.cc, whose helpers it uses.
 
 #include "device_tensors.h"
+#include "heap.h"
 #include "training_layer.h"
 
 namespace tfnodejs {
@@ -61,6 +62,12 @@ bool ReadTrainingCall(napi_env env, napi_value call, DeviceTensors *tensors, Tra
   return true;
 }
 
+// float32 of one dimension, for as long as a pass takes.
+TF_Tensor *AllocateBlock(int64_t count) {
+  const size_t bytes = count * sizeof(float);
+  return TF_NewTensor(TF_FLOAT, &count, 1, anneal::TakeBlock(bytes), bytes, [](void *data, size_t, void *) { anneal::GiveBlock(data); }, nullptr);
+}
+
 // trainingForward(call, keeps) -> id of y, as x; where it `keeps` what the backward pass wants, the id of that and how many floats it is.
 napi_value TrainingForward(napi_env env, napi_callback_info info) {
   napi_value args[2];
@@ -71,7 +78,7 @@ napi_value TrainingForward(napi_env env, napi_callback_info info) {
   const anneal::TrainingShape &shape = call.shape;
   TF_Tensor *y = Allocate(TF_FLOAT, {shape.batch, shape.time, shape.hidden});
   const int64_t count = anneal::KeptByTraining(shape, call.in);
-  TF_Tensor *kept = Bool(env, args[1]) ? Allocate(TF_FLOAT, {count}) : nullptr;
+  TF_Tensor *kept = Bool(env, args[1]) ? AllocateBlock(count) : nullptr;
   anneal::TrainingForward(shape, call.in, call.x, static_cast<float *>(TF_TensorData(y)),
                           kept ? static_cast<float *>(TF_TensorData(kept)) : nullptr);
   std::vector<napi_value> ids{Place(env, y)};

@@ -172,6 +172,19 @@ export interface GraphBinding {
   fusedLayers(call: FusedLayersCall): number;
   /** Returns the id of the logits, [rows, vocab]. For the CPU. */
   fusedHead(call: FusedHeadCall): number;
+  /** The sum of all squares of tensors. For the CPU. */
+  squaredNorm(ids: Int32Array): number;
+  /**
+   * Ids of the next parameters; m and v change in place. For the CPU.
+   * @param scalars As AdamScalars in native/adamw.h
+   */
+  adamStep(
+    parameters: Int32Array,
+    gradients: Int32Array,
+    m: Int32Array,
+    v: Int32Array,
+    scalars: Float32Array,
+  ): number[];
   /** Ids of the gradients where those are wanted: of h, and of A and B where there are such. For the CPU. */
   trainingHead(call: TrainingHeadCall): number[];
   /** Id of the layer's result; where it `keeps` what {@link trainingBackward} wants, the id of that and its floats. For the CPU. */

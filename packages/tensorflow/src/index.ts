@@ -1,3 +1,4 @@
+export { nativeAdamStep, nativeSquaredNorm } from './adamw.ts';
 export {
   backendInfo,
   deviceDtype,

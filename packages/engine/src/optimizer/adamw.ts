@@ -1,5 +1,12 @@
 /** AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over an adapter, with clipping by the global norm. */
-import { compile, type Tensor, tf } from '@anneal/tensorflow';
+import {
+  canCallNatively,
+  compile,
+  nativeAdamStep,
+  nativeSquaredNorm,
+  type Tensor,
+  tf,
+} from '@anneal/tensorflow';
 import { type AdamParams, EngineError } from '../engine.ts';
 
 /** Steps taken so far, and the moments. */
@@ -38,9 +45,11 @@ interface UpdateInputs {
   grads: Tensor[];
   m: Tensor[];
   v: Tensor[];
-  /** [clipScale, beta1, beta2, decay, stepSize, correction2, eps], so that a schedule needs no new trace. */
+  /** {@link SCALARS}, as a tensor so that a schedule needs no new trace. */
   scalars: Tensor;
 }
+
+const SCALARS = ['clip', 'beta1', 'beta2', 'decay', 'step', 'vFactor', 'eps'] as const;
 
 const update = compile('adamw', ({ params, grads, m, v, scalars }: UpdateInputs) => {
   const [clip, beta1, beta2, decay, stepSize, correction2, eps] = tf.unstack(scalars) as Tensor[];
@@ -60,6 +69,7 @@ const update = compile('adamw', ({ params, grads, m, v, scalars }: UpdateInputs)
 
 /** Global L2 norm of gradients. */
 export function gradNorm(grads: Tensor[]): number {
+  if (canCallNatively()) return Math.sqrt(nativeSquaredNorm(grads));
   const { total } = squaredNorm({ grads });
   const value = Math.sqrt(total.dataSync()[0] as number);
   total.dispose();
@@ -113,18 +123,24 @@ function stepByGradient(parameters: Tensor[], grads: Tensor[], state: AdamState,
   const { learningRate, beta1, beta2, eps, weightDecay, gradClipNorm } = hyper;
   const step = state.step + 1;
   const clip = gradClipNorm > 0 && norm > gradClipNorm ? gradClipNorm / norm : 1;
-  const scalars = tf.tensor1d([
+  const scalars = {
     clip,
     beta1,
     beta2,
-    1 - learningRate * weightDecay,
-    learningRate / (1 - beta1 ** step),
-    1 / (1 - beta2 ** step),
+    decay: 1 - learningRate * weightDecay,
+    step: learningRate / (1 - beta1 ** step),
+    vFactor: 1 / (1 - beta2 ** step),
     eps,
-  ]);
-  const { m, v } = state.moments ?? zeroMoments(parameters);
-  const next = update({ params: parameters, grads, m, v, scalars });
-  tf.dispose([scalars, ...m, ...v]);
+  };
+  const moments = state.moments ?? zeroMoments(parameters);
+  if (canCallNatively()) {
+    const next = nativeAdamStep({ parameters, gradients: grads, ...moments }, scalars);
+    Object.assign(state, { step, moments });
+    return { parameters: next, norm };
+  }
+  const values = tf.tensor1d(SCALARS.map((name) => scalars[name]));
+  const next = update({ params: parameters, grads, ...moments, scalars: values });
+  tf.dispose([values, ...moments.m, ...moments.v]);
   Object.assign(state, { step, moments: { m: next.m, v: next.v } });
   return { parameters: next.params, norm };
 }

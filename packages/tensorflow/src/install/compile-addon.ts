@@ -17,6 +17,7 @@ export const COMPILER_FLAGS = [
 ];
 
 const OWN_SOURCES = [
+  'adamw.cc',
   'anneal_extension.cc',
   'cached_attention.cc',
   'cached_attention_op.cc',
