@@ -95,7 +95,7 @@ class Blocks {
       return block;
     }
     most_bytes_ = std::max(most_bytes_, used_bytes_ + bytes);
-    while (!free_.empty() && used_bytes_ + free_bytes_ + bytes > most_bytes_) {
+    while (!free_.empty() && used_bytes_ + free_bytes_ + bytes > most_bytes_ + most_bytes_ / 8 + kSpare) {
       const auto largest = std::prev(free_.end());
       Unmap(largest->second, largest->first);
       sizes_.erase(largest->second);
@@ -116,6 +116,9 @@ class Blocks {
   }
 
  private:
+  // Not all sizes are in use at a time.
+  static constexpr size_t kSpare = 32 << 20;
+
   std::mutex mutex_;
   std::unordered_map<void *, size_t> sizes_;
   std::multimap<size_t, void *> free_;

@@ -16,7 +16,7 @@ void UseLargePages(const void *data, size_t bytes);
 
 // Memory of some megabytes and more that comes and goes with every pass, apart from the heap, which it would tear up: between two passes
 // small tensors settle where large ones were, and those need new room. What is given back is kept for those who ask next; together it is
-// never more than was in use at once. Not zero, and begins at a cache line.
+// hardly more than was in use at once. Not zero, and begins at a cache line.
 void *TakeBlock(size_t bytes);
 void GiveBlock(void *block);
 

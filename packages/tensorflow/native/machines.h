@@ -52,6 +52,7 @@ inline void RotateFrom(int64_t i, float *x, const float *cos, const float *sin, 
 
 // What a machine brings:
 // Pairs: of two rows in bfloat16, whose values lie side by side in each lane. TimesPairs: a · b + c of such.
+// Turn: of as many rows as there are lanes, so many values of 32 bits from `from` on, each of which goes to a row of its own.
 // Block: the sums of kR rows of x by kC rows of W, which fill its registers at kRows and kColumns. It asks for the memory `ahead` elements
 // further on, which comes next, or for `next`, a line with each vector. Both in bfloat16: products are exact, sums are float32.
 // NarrowRow: from float32 to bfloat16.
@@ -121,6 +122,10 @@ struct GenericVectors {
     const Bits x = (Bits)a, y = (Bits)b;
     return c + (Vector)(x << 16) * (Vector)(y << 16) + (Vector)(x & 0xffff0000u) * (Vector)(y & 0xffff0000u);
   }
+  static void Turn(const uint32_t *const *rows, int64_t from, uint32_t *to, int64_t apart) {
+    for (int i = 0; i < kLanes; i++)
+      for (int j = 0; j < kLanes; j++) to[i * apart + j] = rows[j][from + i];
+  }
   static float LargestOf(Vector v) { return std::max(std::max(v[0], v[2]), std::max(v[1], v[3])); }
   static float Sum(Vector v) { return (v[0] + v[2]) + (v[1] + v[3]); }
   static void SumFour(const Vector *v, float *to) {
@@ -177,6 +182,25 @@ struct Avx2Vectors {
     const __m256i highs = _mm256_set1_epi32(static_cast<int>(0xffff0000)), x = _mm256_castps_si256(a), y = _mm256_castps_si256(b);
     const Vector low = TimesPlus(_mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(y, 16)), c);
     return TimesPlus(_mm256_castsi256_ps(_mm256_and_si256(x, highs)), _mm256_castsi256_ps(_mm256_and_si256(y, highs)), low);
+  }
+  ANNEAL_TARGET static void Turn(const uint32_t *const *rows, int64_t from, uint32_t *to, int64_t apart) {
+    __m256i pairs[8], fours[8];
+    ANNEAL_UNROLL for (int i = 0; i < 8; i += 2) {
+      const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(rows[i] + from));
+      const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(rows[i + 1] + from));
+      pairs[i] = _mm256_unpacklo_epi32(first, second), pairs[i + 1] = _mm256_unpackhi_epi32(first, second);
+    }
+    ANNEAL_UNROLL for (int i = 0; i < 8; i += 4)
+      ANNEAL_UNROLL for (int j = 0; j < 2; j++) {
+        fours[i + 2 * j] = _mm256_unpacklo_epi64(pairs[i + j], pairs[i + 2 + j]);
+        fours[i + 2 * j + 1] = _mm256_unpackhi_epi64(pairs[i + j], pairs[i + 2 + j]);
+      }
+    ANNEAL_UNROLL for (int j = 0; j < 4; j++) {
+      const __m256i low = _mm256_permute2x128_si256(fours[j], fours[4 + j], 0x20);
+      const __m256i high = _mm256_permute2x128_si256(fours[j], fours[4 + j], 0x31);
+      _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + j * apart), low);
+      _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + (4 + j) * apart), high);
+    }
   }
   ANNEAL_TARGET static float LargestOf(Vector v) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -236,6 +260,28 @@ struct Avx512Vectors {
     const __m512i highs = _mm512_set1_epi32(static_cast<int>(0xffff0000)), x = _mm512_castps_si512(a), y = _mm512_castps_si512(b);
     const Vector low = TimesPlus(_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(y, 16)), c);
     return TimesPlus(_mm512_castsi512_ps(_mm512_and_si512(x, highs)), _mm512_castsi512_ps(_mm512_and_si512(y, highs)), low);
+  }
+  ANNEAL_TARGET static void Turn(const uint32_t *const *rows, int64_t from, uint32_t *to, int64_t apart) {
+    __m512i pairs[16], fours[16];
+    ANNEAL_UNROLL for (int i = 0; i < 16; i += 2) {
+      const __m512i first = _mm512_loadu_si512(rows[i] + from), second = _mm512_loadu_si512(rows[i + 1] + from);
+      pairs[i] = _mm512_unpacklo_epi32(first, second), pairs[i + 1] = _mm512_unpackhi_epi32(first, second);
+    }
+    ANNEAL_UNROLL for (int i = 0; i < 16; i += 4)
+      ANNEAL_UNROLL for (int j = 0; j < 2; j++) {
+        fours[i + 2 * j] = _mm512_unpacklo_epi64(pairs[i + j], pairs[i + 2 + j]);
+        fours[i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[i + j], pairs[i + 2 + j]);
+      }
+    // Each holds, in its quarters, columns j, 4 + j, 8 + j and 12 + j of four rows.
+    ANNEAL_UNROLL for (int j = 0; j < 4; j++) {
+      const __m512i even = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0x88), odd = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0xdd);
+      const __m512i low = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0x88);
+      const __m512i high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0xdd);
+      _mm512_storeu_si512(to + j * apart, _mm512_shuffle_i32x4(even, low, 0x88));
+      _mm512_storeu_si512(to + (4 + j) * apart, _mm512_shuffle_i32x4(odd, high, 0x88));
+      _mm512_storeu_si512(to + (8 + j) * apart, _mm512_shuffle_i32x4(even, low, 0xdd));
+      _mm512_storeu_si512(to + (12 + j) * apart, _mm512_shuffle_i32x4(odd, high, 0xdd));
+    }
   }
   ANNEAL_TARGET static float LargestOf(Vector v) { return _mm512_reduce_max_ps(v); }
   ANNEAL_TARGET static float Sum(Vector v) { return _mm512_reduce_add_ps(v); }

@@ -120,6 +120,19 @@ struct ANNEAL_JOIN(ANNEAL_MACHINE, Tiles) : ANNEAL_MACHINE {
     for (; i < n; i++) y[i] += x[i] * factor;
   }
 
+  // y = factor · x
+  template <typename P>
+  ANNEAL_TARGET static void Scaled(const float *x, float factor, P *y, int64_t n) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) Put(y + i, Times(Load(x + i), All(factor)), false);
+    if (i == n) return;
+    float rest[kLanes] = {};
+    P made[kLanes];
+    memcpy(rest, x + i, (n - i) * sizeof(float));
+    Put(made, Times(Load(rest), All(factor)), false);
+    memcpy(y + i, made, (n - i) * sizeof(P));
+  }
+
   // x *= factor
   template <typename P>
   ANNEAL_TARGET static void ScaleRow(P *x, float factor, int64_t n) {

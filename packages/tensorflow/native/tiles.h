@@ -119,11 +119,11 @@ const P *RowAs(const Stored &m, int64_t row, int64_t from, int64_t count, P *roo
   }
   if (m.type == WeightType::kFloat32) {
     const float *values = static_cast<const float *>(m.data) + row * m.stride + from;
-    if constexpr (kIsFloat) {
-      if (m.factor == 1) return values;
-      for (int64_t i = 0; i < count; i++) room[i] = values[i] * m.factor;
+    if (m.factor == 1) {
+      if constexpr (kIsFloat) return values;
+      ConvertRow<Tiles>(values, room, count);
     } else {
-      for (int64_t i = 0; i < count; i++) room[i] = Narrow(values[i] * m.factor);
+      Tiles::Scaled(values, m.factor, room, count);
     }
     return room;
   }
@@ -171,14 +171,16 @@ class Packed {
       rows[j] = reinterpret_cast<const uint32_t *>(row);
     }
     uint32_t *to = reinterpret_cast<uint32_t *>(room_.get() + panel * kPanel<Tiles> * depth_);
-    constexpr int64_t kLine = 16;
-    for (int64_t begin = 0; begin < units; begin += kLine) {
-      const int64_t end = std::min(units, begin + kLine);
-      for (int64_t j = 0; j < count; j++)
-        for (int64_t unit = begin; unit < end; unit++) to[unit * width + j] = rows[j][unit];
-      for (int64_t unit = begin; unit < end; unit++)
-        for (int64_t j = count; j < width; j++) to[unit * width + j] = 0;
+    constexpr int64_t kLanes = Tiles::kLanes;
+    int64_t j = 0;
+    for (; j + kLanes <= count; j += kLanes) {
+      int64_t unit = 0;
+      for (; unit + kLanes <= units; unit += kLanes) Tiles::Turn(rows + j, unit, to + unit * width + j, width);
+      for (; unit < units; unit++)
+        for (int64_t i = j; i < j + kLanes; i++) to[unit * width + i] = rows[i][unit];
     }
+    for (int64_t unit = 0; unit < units; unit++)
+      for (int64_t i = j; i < width; i++) to[unit * width + i] = i < count ? rows[i][unit] : 0;
   }
 
   // Row i is row i of m.

@@ -216,23 +216,22 @@ class Layer {
 
   // A of a group's modules below one another, times their scales: [ranks of the group, in]. A rank is filled up to an even one by zeros.
   void JoinA() {
-    for (const Group group : kGroups) {
-      const int64_t in = In(group.first), ranks = RanksOf(group);
-      auto &joined = joined_a_[group.first];
-      for (int64_t adapter = 0; adapter < in_.adapters && ranks > 0; adapter++) {
-        joined.push_back(std::make_unique<Room<P>>(ranks * in));
-        P *to = joined.back()->get();
-        for (int module = group.first; module <= group.last; module++) {
-          const TrainedModule &own = in_.modules[module];
-          const Stored a = StoredRows(own.a + adapter * own.rank * in, own.rank, in, in, own.scale);
-          for (int64_t i = 0; i < RoundUp(own.rank, 2); i++, to += in) {
-            const P *row = i < own.rank ? RowAs<Tiles>(a, i, 0, in, to) : nullptr;
-            if (!row) std::fill(to, to + in, P{});
-            else if (row != to) memcpy(to, row, in * sizeof(P));
-          }
-        }
+    for (const Group group : kGroups)
+      for (int64_t adapter = 0; adapter < in_.adapters && RanksOf(group) > 0; adapter++)
+        joined_a_[group.first].push_back(std::make_unique<Room<P>>(RanksOf(group) * In(group.first)));
+    RunWithHelpers(kModules * in_.adapters, [&](int64_t index) {
+      const int module = index % kModules;
+      const int64_t adapter = index / kModules, in = In(module);
+      const TrainedModule &own = in_.modules[module];
+      const Group group = *std::find_if(std::begin(kGroups), std::end(kGroups), [&](Group g) { return module <= g.last; });
+      const Stored a = StoredRows(own.a + adapter * own.rank * in, own.rank, in, in, own.scale);
+      P *to = own.rank == 0 ? nullptr : joined_a_[group.first][adapter]->get() + (rank_begin_[module] - rank_begin_[group.first]) * in;
+      for (int64_t i = 0; i < RoundUp(own.rank, 2); i++, to += in) {
+        const P *row = i < own.rank ? RowAs<Tiles>(a, i, 0, in, to) : nullptr;
+        if (!row) std::fill(to, to + in, P{});
+        else if (row != to) memcpy(to, row, in * sizeof(P));
       }
-    }
+    });
   }
 
   Stored BOf(int module, int64_t adapter) const {
@@ -349,8 +348,8 @@ class Layer {
     for (const Run &run : runs_) {
       const int64_t begin = rank_begin_[group.first], ranks = RanksOf(group), depth = RoundUp(run.count, 2);
       const Room<P> u(ranks * depth), du(ranks * depth);
-      Turn(reduced + run.first * ranks_ + begin, ranks, run.count, depth, u.get());
-      Turn(d_reduced + run.first * ranks_ + begin, ranks, run.count, depth, du.get());
+      const int64_t from = run.first * ranks_ + begin;
+      RunWithHelpers(2, [&](int64_t i) { Turn((i ? d_reduced : reduced) + from, ranks, run.count, depth, i ? du.get() : u.get()); });
       std::vector<std::function<void()>> works;
       const int64_t in = In(group.first);
       for (int64_t from = 0; from < in; from += kPanel<Tiles>)
@@ -367,8 +366,11 @@ class Layer {
 
   // [count, ranks], ranks_ apart -> [ranks, depth]
   void Turn(const P *from, int64_t ranks, int64_t count, int64_t depth, P *to) const {
-    for (int64_t row = 0; row < count; row++)
-      for (int64_t i = 0; i < ranks; i++) to[i * depth + row] = from[row * ranks_ + i];
+    // Some at a time, so that what is written stays in the caches.
+    constexpr int64_t kTogether = 32;
+    for (int64_t begin = 0; begin < count; begin += kTogether)
+      for (int64_t i = 0; i < ranks; i++)
+        for (int64_t row = begin; row < std::min(count, begin + kTogether); row++) to[i * depth + row] = from[row * ranks_ + i];
     for (int64_t i = 0; i < ranks && depth > count; i++) to[i * depth + count] = P{};
   }
 
