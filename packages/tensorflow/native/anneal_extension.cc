@@ -540,6 +540,8 @@ napi_value InitExtension(napi_env env, napi_value exports) {
   const napi_property_descriptor properties[] = {
       {"createTensorCopy", nullptr, CreateTensorCopy, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"createTensorFilled", nullptr, CreateTensorFilled, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"keepAdapter", nullptr, KeepAdapter, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"dropAdapter", nullptr, DropAdapter, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"fusedLayers", nullptr, FusedLayers, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"fusedHead", nullptr, FusedHead, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"squaredNorm", nullptr, SquaredNorm, nullptr, nullptr, nullptr, napi_default, nullptr},

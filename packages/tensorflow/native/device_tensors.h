@@ -6,7 +6,6 @@
 #include "adamw.h"
 #include "gather_rows.h"
 #include "llama_layer.h"
-#include "low_rank.h"
 #include "skinny_matmul.h"
 
 namespace tfnodejs {
@@ -91,19 +90,6 @@ class DeviceTensors {
     }
     *heads = first, *dim = last;
     return {static_cast<const float *>(Data(handle)), Count(handle) / (first * last)};
-  }
-
-  // A pair of ids: A [rank, in] and the transpose of B, [rank, out]; rank 0 for ids below zero.
-  anneal::LowRank LowRank(const int32_t *ids, int64_t in, int64_t out) {
-    anneal::LowRank update{};
-    if (ids[0] < 0) return update;
-    anneal::WeightType type = anneal::WeightType::kFloat32;
-    update.rank = -1;
-    update.a = static_cast<const float *>(Matrix(ids[0], &update.rank, in, &type, "an adapter's A"));
-    if (type != anneal::WeightType::kFloat32) Refuse("an adapter's A is not float32");
-    update.b = Floats(ids[1], update.rank * out, "an adapter's B");
-    if (!update.b) Refuse("an adapter's B is missing");
-    return update;
   }
 
   void Refuse(const std::string &failure) {

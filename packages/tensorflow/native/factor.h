@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cache_lines.h"
+#include "low_rank.h"
 
 namespace anneal {
 
@@ -27,6 +28,13 @@ class Factor {
   Floats values_;
   Halves narrow_;
 };
+
+// u = x aᵀ of rows of a factor by an adapter's a.
+template <typename Machine>
+Product ReducedBy(const LowRank &update, Factor<Machine> &x, int64_t first, int64_t count, int64_t k, float *u) {
+  const uint16_t *narrow = update.type == WeightType::kBfloat16 && x.narrow() ? x.narrow() + first * k : nullptr;
+  return {x.values() + first * k, update.a, update.type, u, count, k, update.rank, narrow};
+}
 
 }  // namespace anneal
 

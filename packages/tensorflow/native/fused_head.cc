@@ -82,10 +82,9 @@ void Head(const HeadInputs &in, float *logits, const HeadResults &to) {
   Floats reduced(in.rows * largest);
   std::vector<RowRun> runs;
   for (const RowRun &run : RunsOf(in.adapter_of_row, in.rows, in.adapters)) {
-    if (!run.adapter || run.adapter->modules[0].rank == 0) continue;
-    const LowRank &update = run.adapter->modules[0];
-    products.push_back({normed.values() + run.first * hidden, update.a, WeightType::kFloat32, reduced.data() + run.first * largest, run.count,
-                        hidden, update.rank});
+    if (!run.adapter || run.adapter->head().rank == 0) continue;
+    const LowRank &update = run.adapter->head();
+    products.push_back(ReducedBy(update, normed, run.first, run.count, hidden, reduced.data() + run.first * largest));
     runs.push_back(run);
   }
   SkinnyProducts(products.data(), products.size());
@@ -95,9 +94,9 @@ void Head(const HeadInputs &in, float *logits, const HeadResults &to) {
       const int64_t begin = piece * kColumns, count = std::min(kColumns, vocab - begin);
       for (const RowRun &run : runs)
         for (int64_t i = 0; i < run.count; i++) {
-          const LowRank &update = run.adapter->modules[0];
+          const LowRank &update = run.adapter->head();
           const float *u = reduced.data() + run.first * largest + i * update.rank;
-          Machine::AddLowRank(u, update.rank, run.adapter->scale, update.b + begin, vocab, logits + (run.first + i) * vocab + begin, count);
+          AddUpdate<Machine>(update, u, run.adapter->scale, begin, vocab, logits + (run.first + i) * vocab + begin, count);
         }
     });
   ForEach(in.rows, in.rows * vocab, [&](int64_t row) { ReadRow<Machine>(in, row, logits + row * vocab, to); });

@@ -21,8 +21,7 @@ struct HeadInputs {
   float eps;
   // Whether a matrix in bfloat16 is multiplied by x in bfloat16.
   bool narrow;
-  // With one module each.
-  std::vector<Adapter> adapters;
+  std::vector<const Adapter *> adapters;
   // Index into `adapters`, or -1.
   const int32_t *adapter_of_row;
   // Of each row: what its logits are divided by before a token is drawn, and the number in [0, 1) that draws it; none below zero.

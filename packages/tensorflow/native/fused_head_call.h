@@ -2,6 +2,7 @@
 
 #include "device_tensors.h"
 #include "fused_head.h"
+#include "kept_adapters.h"
 
 namespace tfnodejs {
 namespace {
@@ -21,12 +22,9 @@ napi_value FusedHead(napi_env env, napi_callback_info info) {
   in.matrix = tensors.Matrix(Int(env, of("weight")), &in.vocab, in.hidden, &in.type, "weight");
   in.eps = static_cast<float>(Double(env, of("normEps")));
   in.narrow = Bool(env, of("bfloat16Products"));
-  const size_t count = adapters.size() / 2;
-  const float *scales = Values<float>(env, of("scales"), count, &tensors, "scales");
-  for (size_t i = 0; i < count && !tensors.has_failed(); i++)
-    in.adapters.push_back({scales[i], {tensors.LowRank(adapters.data() + 2 * i, in.hidden, in.vocab)}});
-  for (const int32_t index : rows)
-    if (index >= static_cast<int32_t>(count)) tensors.Refuse("a row's adapter is missing");
+  in.adapters = AdaptersOf(adapters, rows, &tensors);
+  for (const anneal::Adapter *adapter : in.adapters)
+    if (adapter && !adapter->HeadFits(in.hidden, in.vocab)) tensors.Refuse("an adapter is of another model");
   in.adapter_of_row = rows.data();
   in.temperatures = Values<float>(env, of("temperatures"), in.rows, &tensors, "temperatures");
   in.draws = Values<double>(env, of("draws"), in.rows, &tensors, "draws");

@@ -74,7 +74,7 @@ class Pass {
     normed_.Narrow(row * hidden, hidden);
   }
 
-  const LowRank &Update(const Adapter &adapter, int module) const { return adapter.modules[layer_ * kModules + module]; }
+  const LowRank &Update(const Adapter &adapter, int module) const { return adapter.module(layer_ * kModules + module); }
 
   float *Reduced(int module, int64_t row, int64_t rank) {
     const auto *run = run_of_row_[row];
@@ -94,7 +94,7 @@ class Pass {
         const LowRank &update = Update(*run.adapter, module);
         if (update.rank == 0) continue;
         float *to = Reduced(module, run.first, update.rank);
-        products_.push_back({x.values() + run.first * k, update.a, WeightType::kFloat32, to, run.count, k, update.rank});
+        products_.push_back(ReducedBy(update, x, run.first, run.count, k, to));
       }
     }
     SkinnyProducts(products_.data(), products_.size());
@@ -107,8 +107,8 @@ class Pass {
     const LowRank &update = Update(*adapter, module);
     if (update.rank == 0) return;
     const int64_t n = OutFeatures(shape_, module);
-    Machine::AddLowRank(Reduced(module, row, update.rank), update.rank, adapter->scale, update.b + begin, n,
-                        Out(module) + row * n + begin, end - begin);
+    anneal::AddUpdate<Machine>(update, Reduced(module, row, update.rank), adapter->scale, begin, n, Out(module) + row * n + begin,
+                               end - begin);
   }
 
   // One head of a row's queries, keys or values, ready to meet the others.

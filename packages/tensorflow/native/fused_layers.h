@@ -21,7 +21,7 @@ struct FusedShape : LayerSizes {
   // Positions of the cache's two parts: those that are only read, and those among which this call's are.
   int64_t past, recent;
   float eps, attention_scale;
-  // Whether matrices in bfloat16 are multiplied by x in bfloat16; adapters are not.
+  // Whether matrices in bfloat16 are multiplied by x in bfloat16.
   bool narrow;
 };
 
@@ -45,7 +45,7 @@ struct FusedInputs {
   std::vector<LayerWeights> layers;
   std::vector<LayerCache> caches;
   // With kModules for each layer.
-  std::vector<Adapter> adapters;
+  std::vector<const Adapter *> adapters;
   // Index into `adapters`, or -1.
   const int32_t *adapter_of_row;
 };

@@ -4,6 +4,7 @@
 
 #include "device_tensors.h"
 #include "fused_layers.h"
+#include "kept_adapters.h"
 
 namespace tfnodejs {
 namespace {
@@ -35,15 +36,6 @@ const anneal::RowPlace *PlacesOf(const std::vector<int32_t> &values, const annea
     if (!in_past || !in_recent) tensors->Refuse("row " + std::to_string(row) + " looks beyond the cache, or not at itself");
   }
   return places;
-}
-
-anneal::Adapter AdapterOf(const int32_t *ids, float scale, int64_t layers, const anneal::FusedShape &shape, DeviceTensors *tensors) {
-  anneal::Adapter adapter{scale, {}};
-  for (int64_t i = 0; i < layers * anneal::kModules; i++, ids += 2) {
-    const int module = i % anneal::kModules;
-    adapter.modules.push_back(tensors->LowRank(ids, anneal::InFeatures(shape, module), anneal::OutFeatures(shape, module)));
-  }
-  return adapter;
 }
 
 // fusedLayers(call) -> tensor id of x [rows, hidden]; see FusedLayersCall in binding.ts.
@@ -81,13 +73,16 @@ napi_value FusedLayers(napi_env env, napi_callback_info info) {
     in.layers.push_back(WeightsOf(weights.data() + i * kIdsOfLayer, shape, &tensors));
     in.caches.push_back(CacheOf(cache.data() + i * kIdsOfCache, shape, &tensors));
   }
-  const size_t ids_of_adapter = layers * anneal::kModules * 2, count = adapters.size() / ids_of_adapter;
-  const float *scales = Values<float>(env, of("scales"), count, &tensors, "scales");
-  if (adapters.size() != count * ids_of_adapter) tensors.Refuse("adapters are incomplete");
-  for (size_t i = 0; i < count && !tensors.has_failed(); i++)
-    in.adapters.push_back(AdapterOf(adapters.data() + i * ids_of_adapter, scales[i], layers, shape, &tensors));
-  for (const int32_t index : rows)
-    if (index >= static_cast<int32_t>(count)) tensors.Refuse("a row's adapter is missing");
+  in.adapters = AdaptersOf(adapters, rows, &tensors);
+  for (const anneal::Adapter *adapter : in.adapters)
+    for (int64_t i = 0; adapter && i < layers * anneal::kModules; i++) {
+      const int module = i % anneal::kModules;
+      if (adapter->modules() != layers * anneal::kModules ||
+          !adapter->Fits(i, anneal::InFeatures(shape, module), anneal::OutFeatures(shape, module))) {
+        tensors.Refuse("an adapter is of another model");
+        break;
+      }
+    }
   in.adapter_of_row = rows.data();
 
   int64_t vocab = -1;
@@ -97,7 +92,8 @@ napi_value FusedLayers(napi_env env, napi_callback_info info) {
     if (token < 0 || token >= vocab) tensors.Refuse("token " + std::to_string(token) + " is not in the vocabulary");
   if (tensors.has_failed()) return Fail(env, "fusedLayers: " + tensors.failure());
 
-  TF_Tensor *x = Allocate(TF_FLOAT, {shape.rows, shape.hidden});
+  const bool as_steps = Bool(env, of("asSteps"));
+  TF_Tensor *x = Allocate(TF_FLOAT, as_steps ? std::vector<int64_t>{shape.rows, 1, shape.hidden} : std::vector<int64_t>{shape.rows, shape.hidden});
   float *values = static_cast<float *>(TF_TensorData(x));
   anneal::WidenRows(table, type, shape.hidden, tokens.data(), shape.rows, values);
   const float scale = static_cast<float>(Double(env, of("embedScale")));

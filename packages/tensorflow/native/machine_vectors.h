@@ -109,13 +109,14 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
       }
   }
 
-  ANNEAL_TARGET static void AddLowRank(const float *u, int64_t rank, float scale, const float *b, int64_t stride, float *y, int64_t n) {
+  template <typename B>
+  ANNEAL_TARGET static void AddLowRank(const float *u, int64_t rank, float scale, const B *b, int64_t stride, float *y, int64_t n) {
     int64_t from = 0;
     for (; from + 8 * kLanes <= n; from += 8 * kLanes) AddColumns<8>(u, rank, scale, b + from, stride, y + from);
     for (; from + kMixed * kLanes <= n; from += kMixed * kLanes) AddColumns<kMixed>(u, rank, scale, b + from, stride, y + from);
     for (; from + kLanes <= n; from += kLanes) AddColumns<1>(u, rank, scale, b + from, stride, y + from);
     for (; from < n; from++)
-      for (int64_t i = 0; i < rank; i++) y[from] += u[i] * scale * b[i * stride + from];
+      for (int64_t i = 0; i < rank; i++) y[from] += u[i] * scale * Widen(b[i * stride + from]);
   }
 
   ANNEAL_TARGET static void Norm(const float *x, const float *weight, float *y, int64_t n, float eps) {
@@ -154,8 +155,8 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
   // Below -87 the sigmoid is as at -87, which is less than float32 tells from zero beside any other value.
   ANNEAL_TARGET static Vector Silu(Vector x) { return Over(x, TimesPlus(All(1), All(1), Exp(Minus(Zero(), Most(All(-87.0f), x))))); }
 
-  template <int kC>
-  ANNEAL_TARGET static void AddColumns(const float *u, int64_t rank, float scale, const float *b, int64_t stride, float *y) {
+  template <int kC, typename B>
+  ANNEAL_TARGET static void AddColumns(const float *u, int64_t rank, float scale, const B *b, int64_t stride, float *y) {
     Vector sums[kC];
     ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[c] = Load(y + c * kLanes);
     for (int64_t i = 0; i < rank; i++) {

@@ -386,6 +386,8 @@ void Columns(const X *x, const T *const *w, float *y, int64_t m, int64_t k, int6
     return upcoming.next + asked - part;
   };
   int64_t r = 0;
+  if constexpr (kC == 1 && sizeof(X) == 2)
+    for (; r + 8 <= m; r += 8) Machine::template Block<8, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
   for (; r + kR <= m; r += kR) Machine::template Block<kR, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
   for (; r + 2 <= m; r += 2) Machine::template Block<2, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
   if (r < m) Machine::template Block<1, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());

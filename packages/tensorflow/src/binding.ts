@@ -61,8 +61,10 @@ export interface FusedLayersCall {
   normEps: number;
   attentionScale: number;
   embedScale: number;
-  /** Whether weights in bfloat16 are multiplied as such; adapters are not. */
+  /** Whether weights in bfloat16 are multiplied as such. */
   bfloat16Products: boolean;
+  /** Whether the result is [rows, 1, hidden], and not [rows, hidden]. */
+  asSteps: boolean;
   /** One per row. */
   tokens: Int32Array;
   /** Id of the table of embeddings. */
@@ -75,10 +77,8 @@ export interface FusedLayersCall {
   weights: Int32Array;
   /** Per layer: past keys and values, recent keys and values. */
   cache: Int32Array;
-  /** Per adapter, layer and matrix: A and the transpose of B. */
+  /** Numbers of {@link GraphBinding.keepAdapter}. */
   adapters: Int32Array;
-  /** Per adapter. */
-  scales: Float32Array;
   /** Per row, -1 for none. */
   adapterOfRow: Int32Array;
 }
@@ -107,9 +107,8 @@ export interface FusedHeadCall {
   x: number;
   norm: number;
   weight: number;
-  /** Per adapter: A and the transpose of B. */
+  /** As in {@link FusedLayersCall}. */
   adapters: Int32Array;
-  scales: Float32Array;
   adapterOfRow: Int32Array;
   /** Per row; 1 where it does not matter. */
   temperatures: Float32Array;
@@ -170,6 +169,15 @@ export interface GraphBinding {
   createTensorFilled(shape: number[], dtype: number, fill: (memory: ArrayBuffer) => void): number;
   /** Returns the id of what leaves the last layer, [rows, hidden]; writes to the recent keys and values. For the CPU. */
   fusedLayers(call: FusedLayersCall): number;
+  /**
+   * Keeps an adapter as sampling reads it; its tensors are not needed any more. For the CPU.
+   * @param ids A [rank, in] and B [out, rank] of the seven modules of each layer in turn, then of the head
+   * @param shapes rank, in and out of each; rank 0: it is not adapted
+   * @param narrow In bfloat16
+   * @returns Its number, for {@link dropAdapter}
+   */
+  keepAdapter(ids: Int32Array, shapes: Int32Array, scale: number, narrow: boolean): number;
+  dropAdapter(number: number): void;
   /** Returns the id of the logits, [rows, vocab]. For the CPU. */
   fusedHead(call: FusedHeadCall): number;
   /** The sum of all squares of tensors. For the CPU. */

@@ -1,9 +1,9 @@
 /** Tokens through all layers of a model in one call, where its layers are Llama's: see native/fused_layers.h. */
 import { tensorIds, wrapTensor } from './backend.ts';
 import { DataType, type FusedLayersCall } from './binding.ts';
-import { idsOrNone, MODULES } from './low-rank-ids.ts';
 import { nativeCalls } from './native-calls.ts';
 import { profiled } from './profile.ts';
+import { idsOrNone, MODULES } from './tensor-ids.ts';
 import type { Tensor } from './tf.ts';
 
 const WEIGHTS = ['attnNorm', 'mlpNorm', ...MODULES, 'qBias', 'kBias', 'vBias', 'qNorm', 'kNorm'];
@@ -29,11 +29,13 @@ export function layerWeightIds(layers: readonly NamedTensors[]): Int32Array {
 
 /**
  * Tokens from their embeddings to what leaves the last layer.
- * @returns [rows, hidden]; the rows' keys and values are written into the recent ones.
+ * @returns [rows, hidden] or [rows, 1, hidden]; the rows' keys and values are written into the recent ones.
  */
 export function fusedLayers({ embed, cache, ...rest }: FusedLayersInputs): Tensor {
   const [table] = tensorIds([embed]) as [number];
   const call = { ...rest, embed: table, cache: idsOrNone(cache) };
   const id = profiled('op', 'fused_layers', () => nativeCalls().fusedLayers(call));
-  return wrapTensor({ id, shape: [rest.tokens.length, rest.sizes[0]!], dtype: DataType.float32 });
+  const [rows, hidden] = [rest.tokens.length, rest.sizes[0]!];
+  const shape = rest.asSteps ? [rows, 1, hidden] : [rows, hidden];
+  return wrapTensor({ id, shape, dtype: DataType.float32 });
 }

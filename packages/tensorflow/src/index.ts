@@ -46,8 +46,8 @@ export {
 } from './install/progress.ts';
 export { type Device, TENSORFLOW_VERSION } from './install/wheel-plan.ts';
 export { quantiseRows, quantiseRowsInto, SCALE_BYTES } from './int8.ts';
+export { type AdapterToKeep, dropAdapter, keepAdapter } from './kept-adapters.ts';
 export { loadTensorflow } from './load.ts';
-export { type LowRankTensors, layerAdapterIds, lowRankIds } from './low-rank-ids.ts';
 export { canCallNatively } from './native-calls.ts';
 export {
   type Profile,

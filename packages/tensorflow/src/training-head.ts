@@ -1,9 +1,9 @@
 /** Hidden rows to log-probabilities of targets, and back, in one call: see native/training_head.h. */
 import { wrapTensor } from './backend.ts';
 import { DataType } from './binding.ts';
-import { idsOrNone } from './low-rank-ids.ts';
 import { nativeCalls } from './native-calls.ts';
 import { profiled } from './profile.ts';
+import { idsOrNone } from './tensor-ids.ts';
 import type { Tensor } from './tf.ts';
 
 export interface TrainingHeadInputs {

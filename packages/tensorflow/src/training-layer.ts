@@ -2,9 +2,9 @@
 import { wrapTensor } from './backend.ts';
 import { DataType, type TrainingLayerCall } from './binding.ts';
 import { layerWeightIds, type NamedTensors } from './fused-layers.ts';
-import { idsOrNone, MODULES } from './low-rank-ids.ts';
 import { nativeCalls } from './native-calls.ts';
 import { profiled } from './profile.ts';
+import { idsOrNone, MODULES } from './tensor-ids.ts';
 import type { Tensor } from './tf.ts';
 
 export interface TrainingLayerInputs {

@@ -14,6 +14,7 @@ import type { CachedLayer, PrefilledRows } from './cached-rows.ts';
 import { FusedHead } from './fused-head.ts';
 import { FusedLayers, layersFuse } from './fused-layers.ts';
 import { type HeadOutput, type HeadRequest, type HeadTree, headOutputs } from './head-outputs.ts';
+import { KeptAdapters } from './kept-adapters.ts';
 import type { KvCache } from './kv-cache.ts';
 import {
   createLayerFunctions,
@@ -23,7 +24,6 @@ import {
   type PrefillTree,
 } from './layer-functions.ts';
 import type { PromptRows } from './prompt-rows.ts';
-import { RowAdapterTensors } from './row-adapters.ts';
 
 type Rope = PrefillTree['rope'];
 
@@ -34,16 +34,17 @@ export class Decoder {
   readonly #embed: (inputs: { ids: Tensor; table: Tensor }) => { x: Tensor };
   readonly #layer: LayerFunctions;
   readonly #head: (inputs: HeadTree) => { [key: string]: Tensor };
-  readonly #rowAdapters = new RowAdapterTensors();
+  readonly #keptAdapters: KeptAdapters;
   readonly #fusedLayers: FusedLayers | undefined;
   readonly #fusedHead: FusedHead | undefined;
 
   /** @param options.fuse Whether tokens may go through all layers at once. */
   constructor(base: BaseModel, options: { xla: boolean; fuse?: boolean }) {
     this.#base = base;
+    this.#keptAdapters = new KeptAdapters(base.matmulPrecision === 'bf16');
     if ((options.fuse ?? true) && layersFuse(base)) {
-      this.#fusedLayers = new FusedLayers(base, this.#rowAdapters);
-      this.#fusedHead = new FusedHead(base, this.#rowAdapters);
+      this.#fusedLayers = new FusedLayers(base, this.#keptAdapters);
+      this.#fusedHead = new FusedHead(base, this.#keptAdapters);
     }
     this.#hasState = base.cacheShapes().map((shape) => 'state' in shape);
     const precision = { matmulPrecision: base.matmulPrecision };
@@ -182,11 +183,11 @@ export class Decoder {
 
   /** Frees what is kept of an adapter that is about to go. */
   forget(adapter: LoraAdapter): void {
-    this.#rowAdapters.forget(adapter);
+    this.#keptAdapters.forget(adapter);
   }
 
   dispose(): void {
-    this.#rowAdapters.dispose();
+    this.#keptAdapters.dispose();
   }
 
   /** Embeds ids and runs each layer by `run`. */

@@ -3,14 +3,14 @@ import { compile, fusedHead, type Tensor, tf } from '@anneal/tensorflow';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import type { HeadOutput, HeadRequest } from './head-outputs.ts';
-import type { RowAdapterTensors } from './row-adapters.ts';
+import type { KeptAdapters } from './kept-adapters.ts';
 
 export class FusedHead {
   readonly #base: BaseModel;
-  readonly #adapters: RowAdapterTensors;
+  readonly #adapters: KeptAdapters;
 
   /** @param base One for which `layersFuse` */
-  constructor(base: BaseModel, adapters: RowAdapterTensors) {
+  constructor(base: BaseModel, adapters: KeptAdapters) {
     this.#base = base;
     this.#adapters = adapters;
   }
@@ -31,7 +31,7 @@ export class FusedHead {
       weight: head,
       normEps: config.normEps,
       bfloat16Products: matmulPrecision === 'bf16',
-      ...this.#adapters.of(rows, 'head'),
+      ...this.#adapters.of(rows),
       temperatures: temperature,
       draws: Float64Array.from(draws, (draw) => draw?.uniform ?? -1),
     });

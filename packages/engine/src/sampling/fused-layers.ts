@@ -2,21 +2,14 @@
  * Tokens through all layers by one native call, where the model's layers are Llama's and TensorFlow computes on the CPU: steps of a decode
  * batch, prompts of several adapters, pieces of a long one. Each row, which is one token, has an adapter of its own.
  */
-import {
-  canCallNatively,
-  filledTensor,
-  fusedLayers,
-  layerWeightIds,
-  type Tensor,
-  tf,
-} from '@anneal/tensorflow';
+import { canCallNatively, filledTensor, fusedLayers, layerWeightIds, type Tensor } from '@anneal/tensorflow';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { KeysAndValues, PrefilledRows } from './cached-rows.ts';
+import type { KeptAdapters, RowAdapters } from './kept-adapters.ts';
 import type { KvCache } from './kv-cache.ts';
 import type { PromptRows } from './prompt-rows.ts';
-import type { RowAdapters, RowAdapterTensors } from './row-adapters.ts';
 
 /** Where a row looks and is kept, see `FusedLayersCall`. */
 export type RowPlace = [pastFrom: number, pastTo: number, recentFrom: number, recentTo: number, own: number];
@@ -27,6 +20,8 @@ interface Rows {
   positions: number[];
   places: RowPlace[];
   adapters: RowAdapters;
+  /** The result is [rows, 1, hidden] instead of [rows, hidden]. */
+  asSteps?: boolean;
 }
 
 /** Per layer; positions in all, of each head. */
@@ -52,11 +47,11 @@ export function layersFuse({ architecture, attention, config }: BaseModel): bool
 
 export class FusedLayers {
   readonly #base: BaseModel;
-  readonly #adapters: RowAdapterTensors;
+  readonly #adapters: KeptAdapters;
   #weights: { of: Record<string, Tensor>[]; ids: Int32Array } | undefined;
 
   /** @param base One for which {@link layersFuse} */
-  constructor(base: BaseModel, adapters: RowAdapterTensors) {
+  constructor(base: BaseModel, adapters: KeptAdapters) {
     this.#base = base;
     this.#adapters = adapters;
   }
@@ -80,7 +75,8 @@ export class FusedLayers {
         tokens,
         positions,
         places: cache.places(attention[0]!.window),
-        adapters: this.#adapters.of(adapters, 'layers'),
+        adapters: this.#adapters.of(adapters),
+        asSteps: true,
       },
       {
         past: slots.map(({ past }) => past),
@@ -90,9 +86,7 @@ export class FusedLayers {
       },
     );
     cache.advanceInPlace();
-    const steps = tf.expandDims(x, 1) as Tensor;
-    x.dispose();
-    return steps;
+    return x;
   }
 
   /**
@@ -129,7 +123,6 @@ export class FusedLayers {
         places,
         adapters: this.#adapters.of(
           adapters.flatMap((adapter, i) => new Array<typeof adapter>(prompts[i]!.length).fill(adapter)),
-          'layers',
         ),
       },
       {
@@ -142,7 +135,7 @@ export class FusedLayers {
     return { x, cached: { layers: recent.map((positions) => ({ positions })), starts } };
   }
 
-  #run({ tokens, positions, places, adapters }: Rows, kept: Positions): Tensor {
+  #run({ tokens, positions, places, adapters, asSteps = false }: Rows, kept: Positions): Tensor {
     const { config, embed, layers, attention, matmulPrecision } = this.#base;
     const { hiddenSize, numHeads, numKvHeads, headDim, normEps, attentionScale, embedScale } = config;
     const intermediate = layers[0]!.gate!.shape[0] as number;
@@ -154,6 +147,7 @@ export class FusedLayers {
       attentionScale,
       embedScale,
       bfloat16Products: matmulPrecision === 'bf16',
+      asSteps,
       tokens,
       embed,
       ...attention[0]!.rope.valuesAt(positions),

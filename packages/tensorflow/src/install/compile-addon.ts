@@ -26,6 +26,7 @@ const OWN_SOURCES = [
   'gather_rows.cc',
   'heap.cc',
   'helpers.cc',
+  'low_rank.cc',
   'skinny_matmul.cc',
   'skinny_matmul_op.cc',
   'training_head.cc',
