@@ -20,8 +20,8 @@ class TrainingAttention {
       : shape_(shape), q_(q), k_(k), v_(v), dim_(shape.head_dim), group_(shape.heads / shape.kv_heads),
         queries_stride_(shape.heads * dim_), keys_stride_(shape.kv_heads * dim_), stride_(RoundUp(shape.time, kPanel<Tiles>)) {}
 
-  // o as q; logs [heads, batch · time]: the logarithm of each query's sum of exponentials.
-  void Forward(P *o, float *logs) {
+  // o as q.
+  void Forward(P *o) {
     const auto keys = PackAll(k_, true), values = PackAll(v_, false);
     const int64_t blocks = (shape_.time + kQueries - 1) / kQueries;
     RunWithHelpers(shape_.batch * shape_.heads * blocks, [&](int64_t index) {
@@ -35,7 +35,6 @@ class TrainingAttention {
         float *row = scores.get() + r * stride_;
         const float most = Tiles::Largest(row + seen.begin, seen.end - seen.begin);
         sums[r] = Tiles::ExpSum(row + seen.begin, row + seen.begin, seen.end - seen.begin, most, shape_.attention_scale);
-        logs[block.head * shape_.rows() + block.row + r] = most * shape_.attention_scale + std::log(sums[r]);
         PutShares(block, seen, row, shares.get() + r * stride_);
       }
       Mix(block, shares.get(), *values[KeysOf(block)], mixed.get(), dim_);
@@ -47,8 +46,8 @@ class TrainingAttention {
     });
   }
 
-  // What the gradient d_o of o gives q, k and v, in float32.
-  void Backward(const P *o, const float *logs, const float *d_o, float *dq, float *dk, float *dv) {
+  // What d_o, the gradient of Forward's result, gives q, k and v, in float32.
+  void Backward(const float *d_o, float *dq, float *dk, float *dv) {
     const auto keys = PackAll(k_, true), values = PackAll(v_, true), key_columns = PackAll(k_, false);
     const int64_t blocks = (shape_.time + kQueries - 1) / kQueries, of_head = shape_.time * dim_;
     const Room<float> dks(shape_.batch * shape_.heads * of_head), dvs(shape_.batch * shape_.heads * of_head);
@@ -60,7 +59,7 @@ class TrainingAttention {
       for (int64_t i = 0; i < blocks; i++) {
         const Block block = BlockAt(head, i);
         const int64_t at = KeysOf(block);
-        BackwardBlock(block, {*keys[at], *values[at], *key_columns[at]}, o, logs, d_o, rooms, dq, own_dk, own_dv);
+        BackwardBlock(block, {*keys[at], *values[at], *key_columns[at]}, d_o, rooms, dq, own_dk, own_dv);
       }
     });
     RunWithHelpers(shape_.rows(), [&](int64_t row) {
@@ -158,8 +157,8 @@ class TrainingAttention {
     }
   }
 
-  void BackwardBlock(const Block &block, const PackedKeys &packed, const P *o, const float *logs, const float *d_o,
-                     const BackwardRooms &rooms, float *dq, float *dk, float *dv) const {
+  void BackwardBlock(const Block &block, const PackedKeys &packed, const float *d_o, const BackwardRooms &rooms,
+                     float *dq, float *dk, float *dv) const {
     const float scale = shape_.attention_scale;
     const int64_t from = block.row * queries_stride_ + block.head * dim_;
     for (int64_t r = 0; r < block.count; r++) ConvertRow<Tiles>(d_o + from + r * queries_stride_, rooms.narrow_do.get() + r * dim_, dim_);
@@ -169,9 +168,10 @@ class TrainingAttention {
       const Range seen = SeenBy(block, r);
       const int64_t count = seen.end - seen.begin;
       float *share = rooms.scores.get() + r * stride_, *slope = rooms.slopes.get() + r * stride_;
-      const float log = logs[block.head * shape_.rows() + block.row + r];
-      Tiles::ExpSum(share + seen.begin, share + seen.begin, count, log / scale, scale);
-      const float shift = DotOf(o + from + r * queries_stride_, d_o + from + r * queries_stride_);
+      const float most = Tiles::Largest(share + seen.begin, count);
+      const float sum = Tiles::ExpSum(share + seen.begin, share + seen.begin, count, most, scale);
+      Tiles::ScaleRow(share + seen.begin, 1 / sum, count);
+      const float shift = Tiles::Dot(share + seen.begin, slope + seen.begin, count);
       Tiles::SoftmaxBackward(share + seen.begin, slope + seen.begin, shift, scale, count);
       PutShares(block, seen, share, rooms.shares.get() + r * stride_);
       PutShares(block, seen, slope, rooms.narrow_slopes.get() + r * stride_);
@@ -205,18 +205,6 @@ class TrainingAttention {
                            y + block.begin * dim_ + panel * kPanel<Tiles>, dim_, packed.columns_of(panel), true);
     }
   }
-
-  float DotOf(const P *a, const float *b) const {
-    float wide[kMostDim];
-    float sum = 0;
-    for (int64_t from = 0; from < dim_; from += kMostDim) {
-      const int64_t count = std::min(kMostDim, dim_ - from);
-      const float *values = RowAs<Tiles>(StoredRows(a, 1, dim_, dim_), 0, from, count, wide);
-      sum += Tiles::Dot(values, b + from, count);
-    }
-    return sum;
-  }
-  static constexpr int64_t kMostDim = 256;
 
   void Gather(int64_t member, const float *from, float *to) const {
     if (member == 0)

@@ -43,7 +43,6 @@ struct KeptParts {
       return at;
     };
     const auto take_of_p = [&](int64_t values) { return take((values + narrow - 1) / narrow); };
-    logs = take(shape.heads * rows);
     middle = take(shape.hidden * rows);
     reduced = take_of_p(ranks * rows);
     for (int i = 0; i < 3; i++) heads[i] = take_of_p(OutFeatures(shape, i) * rows);
@@ -53,7 +52,7 @@ struct KeptParts {
     up = take_of_p(shape.intermediate * rows);
   }
 
-  int64_t logs, middle, reduced, heads[3], before_norm[2], mixed, gate, up, total = 0;
+  int64_t middle, reduced, heads[3], before_norm[2], mixed, gate, up, total = 0;
 };
 
 template <typename Tiles, typename P>
@@ -95,7 +94,7 @@ class Layer {
       });
     }
     TrainingAttention<Tiles, P>(shape_, Kept(kept, at.heads[0]), Kept(kept, at.heads[1]), Kept(kept, at.heads[2]))
-        .Forward(mixed, kept + at.logs);
+        .Forward(mixed);
     Reduce(kOutGroup, mixed, reduced);
     AddProduct(kO, mixed, reduced, x, middle);
     const Room<P> normed(rows_ * shape_.hidden);
@@ -141,7 +140,7 @@ class Layer {
     Multiply(std::vector<Product<float>>{{Backwards(kOutGroup, {narrow.get()}, d_reduced.get()), d_mixed.get(), In(kO), In(kO), false}});
     Gradients(kOutGroup, mixed, {narrow.get()}, reduced, d_reduced.get());
     TrainingAttention<Tiles, P>(shape_, Kept(kept, at.heads[0]), Kept(kept, at.heads[1]), Kept(kept, at.heads[2]))
-        .Backward(mixed, kept + at.logs, d_mixed.get(), dq.get(), dk.get(), dv.get());
+        .Backward(d_mixed.get(), dq.get(), dk.get(), dv.get());
     const Room<P> narrow_q(rows_ * Out(kQ)), narrow_k(rows_ * Out(kK)), narrow_v(rows_ * Out(kV));
     float *const made[] = {dq.get(), dk.get(), dv.get()};
     P *const narrowed[] = {narrow_q.get(), narrow_k.get(), narrow_v.get()};

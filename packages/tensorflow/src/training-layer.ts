@@ -69,9 +69,10 @@ function callOf(inputs: TrainingLayerInputs): TrainingLayerCall {
   const { heads, kvHeads, headDim, window, weights, lora, adapterOfRow, rope, x } = inputs;
   const [batch, time, hidden] = x.shape as [number, number, number];
   const intermediate = weights.gate!.shape[0] as number;
-  const adapters = adapterOfRow ? (Object.values(lora)[0]?.a.shape[0] ?? 1) : 1;
   const modules = MODULES.map((key) => lora[key]);
-  const [rows, cos, sin, xId] = idsOrNone([adapterOfRow, rope.cos, rope.sin, x]);
+  const stacked = adapterOfRow && modules.find((module) => module !== undefined);
+  const adapters = stacked ? (stacked.a.shape[0] as number) : 1;
+  const [rows, cos, sin, xId] = idsOrNone([stacked && adapterOfRow, rope.cos, rope.sin, x]);
   return {
     sizes: Int32Array.of(
       ...[hidden, heads, kvHeads, headDim, intermediate],

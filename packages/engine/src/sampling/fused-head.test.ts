@@ -1,12 +1,12 @@
 /** The head by one native call against the compiled one, which other tests hold against torch, and draws against sums in float64. */
 import { type Tensor, tf } from '@anneal/tensorflow';
 import { expect, test } from 'vitest';
-import { LoraAdapter } from '../lora/adapter.ts';
-import { loraShapes, sizeOf } from '../lora/shapes.ts';
+import type { LoraAdapter } from '../lora/adapter.ts';
 import { BaseModel } from '../models/base-model.ts';
 import type { Precision } from '../models/weight-source.ts';
-import { archFixture, loraSpec } from '../testing/fixtures.ts';
+import { archFixture } from '../testing/fixtures.ts';
 import '../testing/tensorflow.ts';
+import { waveAdapter } from '../testing/wave-adapter.ts';
 import { BatchAdapters } from './batch-adapters.ts';
 import { Decoder } from './decoder.ts';
 import type { HeadOutput, HeadRequest } from './head-outputs.ts';
@@ -15,15 +15,7 @@ const FOLDER = archFixture('llama3').modelDir;
 
 /** One of rank 4 twice, the base model, one of rank 3, and one that leaves the head alone. */
 function adaptersOf(base: BaseModel): (LoraAdapter | undefined)[] {
-  const make = (rank: number, trainUnembed: boolean) => {
-    const spec = loraSpec({ rank, trainUnembed });
-    const values = (size: number, by: number) =>
-      Float32Array.from({ length: size }, (_, i) => Math.sin(i * by + rank) / 4);
-    return LoraAdapter.from(base, spec, (module) => {
-      const { a, b } = loraShapes(module, spec);
-      return { a: values(sizeOf(a), 1.7), b: values(sizeOf(b), 2.3) };
-    });
-  };
+  const make = (rank: number, trainUnembed: boolean) => waveAdapter(base, { rank, trainUnembed }, 1 / 4);
   const first = make(4, true);
   return [first, first, undefined, make(3, true), make(2, false)];
 }

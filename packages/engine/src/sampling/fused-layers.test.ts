@@ -1,16 +1,14 @@
 /** Steps and prompts through all layers at once against the same layers one by one, which other tests hold against torch. */
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { tf } from '@anneal/tensorflow';
-import { afterAll, describe, expect, test } from 'vitest';
-import { LoraAdapter } from '../lora/adapter.ts';
+import { describe, expect, test } from 'vitest';
+import type { LoraAdapter } from '../lora/adapter.ts';
 import { stackAdapters } from '../lora/adapter-stack.ts';
-import { loraShapes, sizeOf } from '../lora/shapes.ts';
 import { BaseModel } from '../models/base-model.ts';
 import type { Precision } from '../models/weight-source.ts';
-import { archFixture, loraSpec, readJson } from '../testing/fixtures.ts';
+import { archFixture } from '../testing/fixtures.ts';
 import '../testing/tensorflow.ts';
+import { waveAdapter } from '../testing/wave-adapter.ts';
+import { windowedFixture } from '../testing/windowed-fixture.ts';
 import { BatchAdapters } from './batch-adapters.ts';
 import { Decoder } from './decoder.ts';
 import { KvCache, windowOf } from './kv-cache.ts';
@@ -23,15 +21,7 @@ const IN_PLACE_STEPS = windowOf(LENGTHS.length, true);
 
 /** One of another rank, one without attention, and one twice; the base model between them. */
 function adaptersOf(base: BaseModel): (LoraAdapter | undefined)[] {
-  const make = (rank: number, options: Parameters<typeof loraSpec>[0] = {}) => {
-    const spec = loraSpec({ rank, ...options });
-    const values = (size: number, by: number) =>
-      Float32Array.from({ length: size }, (_, i) => Math.sin(i * by + rank) / 8);
-    return LoraAdapter.from(base, spec, (module) => {
-      const { a, b } = loraShapes(module, spec);
-      return { a: values(sizeOf(a), 1.7), b: values(sizeOf(b), 2.3) };
-    });
-  };
+  const make = (rank: number, options = {}) => waveAdapter(base, { rank, ...options });
   const [first, second] = [make(4), make(3, { trainAttn: false })];
   return [first, first, undefined, second, first];
 }
@@ -103,21 +93,10 @@ function promptsThrough(base: BaseModel, rows: (LoraAdapter | undefined)[], fuse
 
 const LLAMA = archFixture('llama3').modelDir;
 
-/** Llama's fixture as a Mistral that sees six positions. */
-function windowed(): string {
-  const folder = mkdtempSync(path.join(tmpdir(), 'anneal-mistral-'));
-  cpSync(LLAMA, folder, { recursive: true });
-  const file = path.join(folder, 'config.json');
-  const config = readJson<Record<string, unknown>>(file);
-  writeFileSync(file, JSON.stringify({ ...config, model_type: 'mistral', sliding_window: 6 }));
-  afterAll(() => rmSync(folder, { recursive: true }));
-  return folder;
-}
-
 const FAMILIES = ['llama3', 'qwen2', 'qwen3', 'qwen3_vl'];
 const cases = [
   ...FAMILIES.map((name) => [name, archFixture(name).modelDir] as const),
-  ['mistral', windowed()] as const,
+  ['mistral', windowedFixture()] as const,
 ];
 
 describe.each(cases)('%s', (_, folder) => {

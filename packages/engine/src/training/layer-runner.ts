@@ -126,7 +126,7 @@ export function nativeLayers(base: BaseModel): LayerRunner {
       const [queries, keys] = [numHeads * headDim, numKvHeads * headDim];
       // Of the modules' results all but those that are added to x, and attention's.
       const factors = widths.reduce((sum, width) => sum + width, 0) - 2 * hiddenSize + queries;
-      const floats = numHeads + 2 * hiddenSize + (base.layers[index]?.qNorm ? queries + keys : 0);
+      const floats = 2 * hiddenSize + (base.layers[index]?.qNorm ? queries + keys : 0);
       return 4 * floats + (matmulPrecision === 'bf16' ? 2 : 4) * factors;
     },
     plain: (pass) => trainingForward(inputsOf(pass), false).y,
