@@ -155,9 +155,10 @@ class Packed {
   }
   int64_t columns_of(int64_t panel) const { return std::min(kPanel<Tiles>, columns_ - panel * kPanel<Tiles>); }
 
-  // Column j is row j of m, from its value `from` on.
+  // Column j is row j of m.
   void PackRows(int64_t panel, const Stored &m) {
-    const int64_t count = columns_of(panel), width = WidthOf(count), units = depth_ / kUnit;
+    const int64_t width = WidthOf(columns_of(panel)), units = depth_ / kUnit;
+    const int64_t count = std::min(columns_of(panel), m.rows - panel * kPanel<Tiles>);
     Room<P> values(count * depth_);
     const uint32_t *rows[kPanel<Tiles>];
     for (int64_t j = 0; j < count; j++) {
