@@ -122,7 +122,7 @@ export interface Architecture<C extends DecoderConfig = DecoderConfig> {
   /**
    * Layers are Llama's, with or without biases and head norms of queries and keys, under Llama's and Qwen's local names of weights, and the
    * final norm is RMSNorm: prompts and decode steps may run them all by one native call instead of by `layer`, and the head by another
-   * instead of by `finalNorm` and `linear`. Tests hold the two against each other.
+   * instead of by `finalNorm` and `linear`; training may run each forward and backward by one. Tests hold them against each other.
    */
   hasLlamaLayers?: boolean;
   /** One decoder layer: [batch, time, hidden] → the same. */
