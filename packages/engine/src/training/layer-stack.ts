@@ -43,8 +43,8 @@ export class LayerStack {
   }
 
   /** What a pass keeps per token of sequences of this length for the backward pass, in all layers. */
-  keptBytesPerToken(length: number): number {
-    const runner = this.#runner(undefined);
+  keptBytesPerToken(length: number, hasImages: boolean): number {
+    const runner = this.#runner(hasImages);
     return this.#base.layers.reduce((sum, _, layer) => sum + runner.keptBytesPerToken(layer, length), 0);
   }
 
@@ -62,7 +62,7 @@ export class LayerStack {
   ): Tensor {
     let x = this.#embedded(ids, images);
     for (let layer = 0; layer < this.#base.layers.length; layer++) {
-      const y = this.#runner(images).plain(this.#pass(layer, x, adapters, images));
+      const y = this.#runner(images !== undefined).plain(this.#pass(layer, x, adapters, images));
       x.dispose();
       x = withDeepstack(y, layer, images);
       onLayer?.(layer, x);
@@ -84,7 +84,7 @@ export class LayerStack {
     let x = this.#embedded(ids, images);
     for (let layer = 0; layer < this.#base.layers.length; layer++) {
       const pass = this.#pass(layer, x, adapters, images);
-      const { output, residuals } = this.#runner(images).forward(pass, recompute);
+      const { output, residuals } = this.#runner(images !== undefined).forward(pass, recompute);
       record.inputs.push(x);
       record.residuals.push(residuals);
       // What deepstack adds is constant, so the output's gradient is the sum's.
@@ -103,7 +103,7 @@ export class LayerStack {
     let dy = dx;
     for (let layer = this.#base.layers.length - 1; layer >= Math.max(lowest, 0) && lowest >= 0; layer--) {
       const pass = this.#pass(layer, record.inputs[layer]!, adapters, record.images);
-      const grads = this.#runner(record.images).backward(
+      const grads = this.#runner(record.images !== undefined).backward(
         pass,
         record.residuals[layer]!,
         dy,
@@ -128,8 +128,8 @@ export class LayerStack {
     return withFeatures(this.#embed({ ids, table: this.#base.embed }).x, images);
   }
 
-  #runner(images: PlacedImages | undefined): LayerRunner {
-    return (images ? undefined : this.#native) ?? this.#compiled;
+  #runner(hasImages: boolean): LayerRunner {
+    return (hasImages ? undefined : this.#native) ?? this.#compiled;
   }
 
   #pass(

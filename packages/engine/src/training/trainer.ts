@@ -133,7 +133,7 @@ export class Trainer {
   *logprobs(adapter: LoraAdapter | undefined, data: EngineDatum[]): Generator<void, Float32Array[]> {
     const result: Float32Array[] = new Array(data.length);
     const adapters = adapter && passAdapters([adapter], this.#base.layers.length);
-    for (const batch of planBatches(planItems(data), this.#maxTokens(0), 1)) {
+    for (const batch of planBatches(planItems(data), this.#maxTokens(0, data), 1)) {
       const ids = idsTensor(batch, data);
       const images = this.#images(batch, data);
       const x = this.#stack.forward(ids, adapters, images);
@@ -190,12 +190,12 @@ export class Trainer {
       start += request.data.length;
       return placed;
     });
-    return planBatches(items, this.#maxTokens(longest), calls[0]!.loss.groupSize, order);
+    return planBatches(items, this.#maxTokens(longest, data), calls[0]!.loss.groupSize, order);
   }
 
   /** Tokens whose kept activations fit the budget, for sequences of this length. */
-  #maxTokens(length: number): number {
-    const perToken = this.#stack.keptBytesPerToken(length);
+  #maxTokens(length: number, data: EngineDatum[]): number {
+    const perToken = this.#stack.keptBytesPerToken(length, data.some(hasImages));
     return Math.max(256, Math.floor(this.#options.activationBudgetBytes / perToken));
   }
 
@@ -232,7 +232,7 @@ export class Trainer {
     try {
       if (forwardOnly || adapters.lowest < 0) x = this.#stack.forward(ids, adapters, images);
       else {
-        const recompute = this.#mustRecompute(batch);
+        const recompute = this.#mustRecompute(batch, images !== undefined);
         ({ x, record } = this.#stack.forwardForTraining(ids, adapters, recompute, images));
       }
       const known = !forwardOnly && loss.linearWeights ? inputs[loss.linearWeights]! : undefined;
@@ -292,14 +292,18 @@ export class Trainer {
     return placeImages(this.#base, rows, batch);
   }
 
-  #mustRecompute(batch: MicroBatch): boolean {
-    const bytes = this.#stack.keptBytesPerToken(batch.width) * batch.height * batch.width;
+  #mustRecompute(batch: MicroBatch, withImages: boolean): boolean {
+    const bytes = this.#stack.keptBytesPerToken(batch.width, withImages) * batch.height * batch.width;
     return bytes > this.#options.activationBudgetBytes;
   }
 
   dispose(): void {
     this.#stack.dispose();
   }
+}
+
+function hasImages({ images = [] }: EngineDatum): boolean {
+  return images.length > 0;
 }
 
 /** The value of a generator, or what it threw. */
