@@ -158,7 +158,7 @@ class Packed {
   // Column j is row j of m.
   void PackRows(int64_t panel, const Stored &m) {
     const int64_t width = WidthOf(columns_of(panel)), units = depth_ / kUnit;
-    const int64_t count = std::min(columns_of(panel), m.rows - panel * kPanel<Tiles>);
+    const int64_t count = std::max<int64_t>(0, std::min(columns_of(panel), m.rows - panel * kPanel<Tiles>));
     Room<P> values(count * depth_);
     const uint32_t *rows[kPanel<Tiles>];
     for (int64_t j = 0; j < count; j++) {
@@ -166,7 +166,7 @@ class Packed {
       const P *row = RowAs<Tiles>(m, panel * kPanel<Tiles> + j, 0, m.columns, own);
       if (m.columns < depth_) {
         if (row != own) memcpy(own, row, m.columns * sizeof(P));
-        own[m.columns] = P{};
+        std::fill(own + m.columns, own + depth_, P{});
         row = own;
       }
       rows[j] = reinterpret_cast<const uint32_t *>(row);
@@ -187,7 +187,7 @@ class Packed {
   // Row i is row i of m.
   void PackColumns(int64_t panel, const Stored &m) {
     const int64_t from = panel * kPanel<Tiles>, width = WidthOf(columns_of(panel));
-    const int64_t count = std::min(columns_of(panel), m.columns - from);
+    const int64_t count = std::max<int64_t>(0, std::min(columns_of(panel), m.columns - from));
     P first[kPanel<Tiles>], second[kPanel<Tiles>];
     const P zeros[kPanel<Tiles>] = {};
     uint32_t *to = reinterpret_cast<uint32_t *>(room_.get() + from * depth_);

@@ -33,6 +33,13 @@ std::vector<Run> RunsOf(const TrainingShape &shape, const TrainingInputs &in) {
   return runs;
 }
 
+// Of all adapters' u of a module: the largest rank, filled up to an even one.
+int64_t RoomForRanks(const TrainingInputs &in, int module) {
+  int64_t largest = 0;
+  for (const auto &modules : in.adapters) largest = std::max(largest, modules[module].rank);
+  return RoundUp(largest, 2);
+}
+
 // Where things are in what the forward pass keeps, in floats; those of P take half of one each in bfloat16.
 struct KeptParts {
   KeptParts(const TrainingShape &shape, const TrainingInputs &in, int64_t ranks) {
@@ -64,7 +71,7 @@ class Layer {
       : shape_(shape), in_(in), rows_(shape.rows()), runs_(RunsOf(shape, in)) {
     for (int module = 0; module < kModules; module++) {
       rank_begin_[module] = ranks_;
-      ranks_ += RoundUp(in.modules[module].rank, 2);
+      ranks_ += RoomForRanks(in, module);
     }
     rank_begin_[kModules] = ranks_;
     for (const Run &run : runs_)
@@ -102,7 +109,7 @@ class Layer {
     Reduce(kMlpGroup, normed.get(), reduced);
     Multiply(std::vector<Product<P>>{{Forwards(kGate, normed.get(), reduced), gate, Out(kGate), Out(kGate), false},
                                      {Forwards(kUp, normed.get(), reduced), up, Out(kUp), Out(kUp), false}});
-    if (!y && in_.modules[kDown].rank == 0) return;
+    if (!y && RanksOf(kDownGroup) == 0) return;
     const Room<P> act(rows_ * shape_.intermediate);
     ForMlpValues([&](int64_t from, int64_t count) { Tiles::GateForward(gate + from, up + from, act.get() + from, count); });
     Reduce(kDownGroup, act.get(), reduced);
@@ -191,6 +198,7 @@ class Layer {
   int64_t In(int module) const { return InFeatures(shape_, module); }
   int64_t Out(int module) const { return OutFeatures(shape_, module); }
   static P *Kept(float *kept, int64_t at) { return reinterpret_cast<P *>(kept + at); }
+  int64_t RanksOf(int module) const { return rank_begin_[module + 1] - rank_begin_[module]; }
   int64_t RanksOf(Group group) const { return rank_begin_[group.last + 1] - rank_begin_[group.first]; }
   Stored WeightOf(int module) const {
     const auto &matrix = in_.weights.matrices[module];
@@ -213,19 +221,21 @@ class Layer {
     return to->back().get();
   }
 
-  // A of a group's modules below one another, times their scales: [ranks of the group, in]. A rank is filled up to an even one by zeros.
+  int64_t adapters() const { return in_.adapters.size(); }
+
+  // A of a group's modules below one another, times their scales: [ranks of the group, in]; what an adapter has fewer ranks is zero.
   void JoinA() {
     for (const Group group : kGroups)
-      for (int64_t adapter = 0; adapter < in_.adapters && RanksOf(group) > 0; adapter++)
+      for (int64_t adapter = 0; adapter < adapters() && RanksOf(group) > 0; adapter++)
         joined_a_[group.first].push_back(std::make_unique<Room<P>>(RanksOf(group) * In(group.first)));
-    RunWithHelpers(kModules * in_.adapters, [&](int64_t index) {
+    RunWithHelpers(kModules * adapters(), [&](int64_t index) {
       const int module = index % kModules;
       const int64_t adapter = index / kModules, in = In(module);
-      const TrainedModule &own = in_.modules[module];
+      const TrainedModule &own = in_.adapters[adapter][module];
       const Group group = *std::find_if(std::begin(kGroups), std::end(kGroups), [&](Group g) { return module <= g.last; });
-      const Stored a = StoredRows(own.a + adapter * own.rank * in, own.rank, in, in, own.scale);
-      P *to = own.rank == 0 ? nullptr : joined_a_[group.first][adapter]->get() + (rank_begin_[module] - rank_begin_[group.first]) * in;
-      for (int64_t i = 0; i < RoundUp(own.rank, 2); i++, to += in) {
+      const Stored a = StoredRows(own.a, own.rank, in, in, own.scale);
+      P *to = RanksOf(module) == 0 ? nullptr : joined_a_[group.first][adapter]->get() + (rank_begin_[module] - rank_begin_[group.first]) * in;
+      for (int64_t i = 0; i < RanksOf(module); i++, to += in) {
         const P *row = i < own.rank ? RowAs<Tiles>(a, i, 0, in, to) : nullptr;
         if (!row) std::fill(to, to + in, P{});
         else if (row != to) memcpy(to, row, in * sizeof(P));
@@ -234,8 +244,8 @@ class Layer {
   }
 
   Stored BOf(int module, int64_t adapter) const {
-    const TrainedModule &own = in_.modules[module];
-    return StoredRows(own.b + adapter * own.rank * Out(module), Out(module), own.rank, own.rank);
+    const TrainedModule &own = in_.adapters[adapter][module];
+    return StoredRows(own.b, own.rank > 0 ? Out(module) : 0, own.rank, own.rank);
   }
 
   void PackForward() {
@@ -257,16 +267,16 @@ class Layer {
   }
 
   void PackAdapters(bool forward, std::vector<Packing> *packings) {
-    for (int64_t adapter = 0; adapter < in_.adapters; adapter++) {
+    for (int64_t adapter = 0; adapter < adapters(); adapter++) {
       for (const Group group : kGroups) {
         const int64_t in = In(group.first), ranks = RanksOf(group);
         if (ranks == 0) continue;
         Matrix *a = forward ? Add(&a_[group.first], in, ranks) : Add(&a_[group.first], ranks, in);
         packings->push_back({a, StoredRows(joined_a_[group.first][adapter]->get(), ranks, in, in), forward});
         for (int module = group.first; module <= group.last; module++) {
-          const int64_t rank = in_.modules[module].rank;
+          const int64_t rank = RanksOf(module);
           if (rank == 0) continue;
-          Matrix *b = forward ? Add(&b_[module], rank, Out(module)) : Add(&b_[module], Out(module), RoundUp(rank, 2));
+          Matrix *b = forward ? Add(&b_[module], rank, Out(module)) : Add(&b_[module], Out(module), rank);
           packings->push_back({b, BOf(module, adapter), forward});
         }
       }
@@ -310,16 +320,15 @@ class Layer {
   void ReduceGradient(const std::vector<ModuleRows> &modules, P *d_reduced) {
     std::vector<Product<P>> products;
     for (const auto &[module, rows] : modules)
-      if (in_.modules[module].rank > 0)
-        products.push_back(
-            {{{rows, Out(module), &b_[module]}}, d_reduced + rank_begin_[module], ranks_, RoundUp(in_.modules[module].rank, 2), false});
+      if (RanksOf(module) > 0)
+        products.push_back({{{rows, Out(module), &b_[module]}}, d_reduced + rank_begin_[module], ranks_, RanksOf(module), false});
     Multiply(products);
   }
 
   // Of x Wᵀ + u Bᵀ.
   std::vector<Operand> Forwards(int module, const P *x, const P *reduced) {
     std::vector<Operand> operands{{x, In(module), &weights_[module]}};
-    if (in_.modules[module].rank > 0) operands.push_back({reduced + rank_begin_[module], ranks_, &b_[module]});
+    if (RanksOf(module) > 0) operands.push_back({reduced + rank_begin_[module], ranks_, &b_[module]});
     return operands;
   }
 
@@ -356,7 +365,7 @@ class Layer {
       for (int module = group.first; module <= group.last; module++) {
         const int64_t out = Out(module);
         const P *dy = dys[module - group.first] + run.first * out, *own = u.get() + (rank_begin_[module] - begin) * depth;
-        for (int64_t from = 0; from < out && in_.modules[module].rank > 0; from += kPanel<Tiles>)
+        for (int64_t from = 0; from < out && in_.adapters[run.adapter][module].rank > 0; from += kPanel<Tiles>)
           works.push_back([=] { GradientOfB(module, run, own, depth, dy + from, from); });
       }
       RunWithHelpers(works.size(), [&](int64_t i) { works[i](); });
@@ -389,19 +398,19 @@ class Layer {
     const Room<float> made(ranks * kPanel<Tiles>);
     const int64_t columns = MultiplyByPanel(du, ranks, depth, x, run, in, from, made.get());
     for (int module = group.first; module <= group.last; module++) {
-      const TrainedModule &own = in_.modules[module];
+      const TrainedModule &own = in_.adapters[run.adapter][module];
       const float *rows = made.get() + (rank_begin_[module] - rank_begin_[group.first]) * columns;
       for (int64_t i = 0; i < own.rank; i++)
-        Tiles::AddScaled(rows + i * columns, own.scale, own.da + (run.adapter * own.rank + i) * in + from, columns);
+        Tiles::AddScaled(rows + i * columns, own.scale, own.da + i * in + from, columns);
     }
   }
 
   void GradientOfB(int module, const Run &run, const P *u, int64_t depth, const P *dy, int64_t from) const {
-    const TrainedModule &own = in_.modules[module];
+    const TrainedModule &own = in_.adapters[run.adapter][module];
     const int64_t out = Out(module);
     const Room<float> made(own.rank * kPanel<Tiles>);
     const int64_t columns = MultiplyByPanel(u, own.rank, depth, dy, run, out, from, made.get());
-    float *db = own.db + (run.adapter * out + from) * own.rank;
+    float *db = own.db + from * own.rank;
     for (int64_t j = 0; j < columns; j++)
       for (int64_t i = 0; i < own.rank; i++) db[j * own.rank + i] += made.get()[i * columns + j];
   }
@@ -506,7 +515,7 @@ void RunBackward(const TrainingShape &shape, const TrainingInputs &in, const flo
 
 int64_t KeptByTraining(const TrainingShape &shape, const TrainingInputs &inputs) {
   int64_t ranks = 0;
-  for (const TrainedModule &module : inputs.modules) ranks += RoundUp(module.rank, 2);
+  for (int module = 0; module < kModules; module++) ranks += RoomForRanks(inputs, module);
   return KeptParts(shape, inputs, ranks).total;
 }
 

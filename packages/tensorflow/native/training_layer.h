@@ -7,7 +7,9 @@
 #ifndef ANNEAL_TRAINING_LAYER_H_
 #define ANNEAL_TRAINING_LAYER_H_
 
+#include <array>
 #include <cstdint>
+#include <vector>
 
 #include "llama_layer.h"
 
@@ -24,7 +26,7 @@ struct TrainingShape : LayerSizes {
   int64_t rows() const { return batch * time; }
 };
 
-// Of one module: A [adapters, rank, in], B [adapters, out, rank]; rank 0 where it is not adapted. Gradients have the same shapes.
+// Of one module of an adapter: A [rank, in], B [out, rank]; rank 0 where it is not adapted. Gradients have the same shapes.
 struct TrainedModule {
   const float *a, *b;
   int64_t rank;
@@ -34,9 +36,8 @@ struct TrainedModule {
 
 struct TrainingInputs {
   LayerWeights weights;
-  TrainedModule modules[kModules];
-  int64_t adapters;
-  // Of each sequence; null where there is one.
+  std::vector<std::array<TrainedModule, kModules>> adapters;
+  // Of each sequence; null where all have the first.
   const int32_t *adapter_of_row;
   // [time, head_dim / 2]
   const float *cos, *sin;

@@ -23,7 +23,9 @@ bool ReadTrainingCall(napi_env env, napi_value call, DeviceTensors *tensors, Tra
   };
   const std::vector<int32_t> sizes = Ints(env, of("sizes")), weights = Ints(env, of("weights")), modules = Ints(env, of("modules")),
                              ranks = Ints(env, of("ranks"));
-  if (sizes.size() != 9 || weights.size() != kIdsOfLayer || modules.size() != 2 * anneal::kModules || ranks.size() != anneal::kModules)
+  const size_t adapters = ranks.size() / anneal::kModules;
+  if (sizes.size() != 8 || weights.size() != kIdsOfLayer || adapters < 1 || ranks.size() != adapters * anneal::kModules ||
+      modules.size() != 2 * ranks.size())
     return refuse("sizes or ids are missing");
   for (const int32_t size : sizes)
     if (size < 1) return refuse("sizes are positive");
@@ -38,22 +40,22 @@ bool ReadTrainingCall(napi_env env, napi_value call, DeviceTensors *tensors, Tra
   if (shape.heads % shape.kv_heads != 0 || shape.head_dim % 2 != 0 || shape.hidden % 2 != 0 || shape.intermediate % 2 != 0)
     return refuse("sizes are odd, or do not fit together");
   anneal::TrainingInputs &in = to->in;
-  in.adapters = sizes[8];
   in.weights = WeightsOf(weights.data(), shape, tensors);
-  const float *scales = Values<float>(env, of("scales"), anneal::kModules, tensors, "scales");
-  for (int module = 0; module < anneal::kModules && !tensors->has_failed(); module++) {
-    anneal::TrainedModule &own = in.modules[module];
-    own.rank = ranks[module], own.scale = scales[module];
+  const float *scales = Values<float>(env, of("scales"), ranks.size(), tensors, "scales");
+  in.adapters.resize(adapters);
+  for (size_t i = 0; i < ranks.size() && !tensors->has_failed(); i++) {
+    const int module = i % anneal::kModules;
+    anneal::TrainedModule &own = in.adapters[i / anneal::kModules][module];
+    own = {nullptr, nullptr, ranks[i], scales[i], nullptr, nullptr};
     if (own.rank < 1) continue;
-    const int64_t values = in.adapters * own.rank;
-    own.a = tensors->Floats(modules[2 * module], values * anneal::InFeatures(shape, module), "an adapter's A");
-    own.b = tensors->Floats(modules[2 * module + 1], values * anneal::OutFeatures(shape, module), "an adapter's B");
+    own.a = tensors->Floats(modules[2 * i], own.rank * anneal::InFeatures(shape, module), "an adapter's A");
+    own.b = tensors->Floats(modules[2 * i + 1], own.rank * anneal::OutFeatures(shape, module), "an adapter's B");
     if (!own.a || !own.b) tensors->Refuse("an adapter's A or B is missing");
   }
   in.adapter_of_row = tensors->Integers(Int(env, of("adapterOfRow")), shape.batch, "adapterOfRow");
   for (int64_t i = 0; in.adapter_of_row && i < shape.batch; i++)
-    if (in.adapter_of_row[i] < 0 || in.adapter_of_row[i] >= in.adapters) tensors->Refuse("a row's adapter is missing");
-  if (!in.adapter_of_row && in.adapters > 1) tensors->Refuse("adapterOfRow is missing");
+    if (in.adapter_of_row[i] < 0 || in.adapter_of_row[i] >= static_cast<int32_t>(adapters)) tensors->Refuse("a row's adapter is missing");
+  if (!in.adapter_of_row && adapters > 1) tensors->Refuse("adapterOfRow is missing");
   in.cos = tensors->Floats(Int(env, of("cos")), shape.time * shape.head_dim / 2, "cos");
   in.sin = tensors->Floats(Int(env, of("sin")), shape.time * shape.head_dim / 2, "sin");
   to->x = tensors->Floats(Int(env, of("x")), shape.rows() * shape.hidden, "x");
@@ -86,8 +88,8 @@ napi_value TrainingForward(napi_env env, napi_callback_info info) {
   return Numbers(env, ids);
 }
 
-// trainingBackward(call, kept or -1, dy, needs dx) -> tensor ids: dx where it is needed, then the gradients of A and B of each module that
-// is adapted, as those are.
+// trainingBackward(call, kept or -1, dy, needs dx) -> tensor ids: dx where it is needed, then the gradients of A and B of each adapter's
+// modules, as those are.
 napi_value TrainingBackward(napi_env env, napi_callback_info info) {
   napi_value args[4];
   if (!Args(env, info, args)) return nullptr;
@@ -105,16 +107,16 @@ napi_value TrainingBackward(napi_env env, napi_callback_info info) {
     return static_cast<float *>(TF_TensorData(made.back()));
   };
   float *dx = Bool(env, args[3]) ? make({shape.batch, shape.time, shape.hidden}) : nullptr;
-  for (int module = 0; module < anneal::kModules; module++) {
-    anneal::TrainedModule &own = call.in.modules[module];
-    if (own.rank < 1) continue;
-    const int64_t in = anneal::InFeatures(shape, module), out = anneal::OutFeatures(shape, module), values = call.in.adapters * own.rank;
-    const bool stacked = call.in.adapter_of_row != nullptr;
-    own.da = make(stacked ? std::vector<int64_t>{call.in.adapters, own.rank, in} : std::vector<int64_t>{own.rank, in});
-    own.db = make(stacked ? std::vector<int64_t>{call.in.adapters, out, own.rank} : std::vector<int64_t>{out, own.rank});
-    memset(own.da, 0, values * in * sizeof(float));
-    memset(own.db, 0, values * out * sizeof(float));
-  }
+  for (auto &modules : call.in.adapters)
+    for (int module = 0; module < anneal::kModules; module++) {
+      anneal::TrainedModule &own = modules[module];
+      if (own.rank < 1) continue;
+      const int64_t in = anneal::InFeatures(shape, module), out = anneal::OutFeatures(shape, module);
+      own.da = make({own.rank, in});
+      own.db = make({out, own.rank});
+      memset(own.da, 0, own.rank * in * sizeof(float));
+      memset(own.db, 0, own.rank * out * sizeof(float));
+    }
   anneal::TrainingBackward(shape, call.in, call.x, kept, dy, dx);
   return PlaceAll(env, made);
 }

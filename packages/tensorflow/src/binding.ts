@@ -120,19 +120,19 @@ export interface FusedHeadCall {
 
 /** A layer of Llama's for training, see native/training_layer.h; tensors by their ids, as in {@link FusedLayersCall}. */
 export interface TrainingLayerCall {
-  /** hidden, heads, kvHeads, headDim, intermediate, batch, time, window, adapters */
+  /** hidden, heads, kvHeads, headDim, intermediate, batch, time, window */
   sizes: Int32Array;
   normEps: number;
   attentionScale: number;
   bfloat16Products: boolean;
   /** The layer's, as in {@link FusedLayersCall}. */
   weights: Int32Array;
-  /** Ids of A and B of each module; with `adapterOfRow` each is [adapters, ...]. */
+  /** Ids of A and B of each adapter's modules. */
   modules: Int32Array;
-  /** Of each module; 0: it is not adapted. */
+  /** Of each adapter's modules; 0: it is not adapted. */
   ranks: Int32Array;
   scales: Float32Array;
-  /** int32 [batch]; -1: there is one adapter, or none. */
+  /** int32 [batch]; -1: all have the first. */
   adapterOfRow: number;
   /** [time, headDim / 2] */
   cos: number;
@@ -198,7 +198,7 @@ export interface GraphBinding {
   /** Id of the layer's result; where it `keeps` what {@link trainingBackward} wants, the id of that and its floats. For the CPU. */
   trainingForward(call: TrainingLayerCall, keeps: boolean): number[];
   /**
-   * Ids of the gradients: of x where `needsDx`, then of A and B of each adapted module. For the CPU.
+   * Ids of the gradients: of x where `needsDx`, then of A and B of each adapter's modules. For the CPU.
    * @param kept -1: the forward pass is done again
    */
   trainingBackward(call: TrainingLayerCall, kept: number, dy: number, needsDx: boolean): number[];

@@ -18,9 +18,9 @@ export interface TrainingLayerInputs {
   bfloat16Products: boolean;
   /** As for {@link layerWeightIds}. */
   weights: NamedTensors;
-  /** By module: A [rank, in] and B [out, rank], or with `adapterOfRow` those of each adapter, [adapters, ...]. */
-  lora: Readonly<Record<string, { a: Tensor; b: Tensor; scale: number }>>;
-  /** int32 [batch] */
+  /** Of each adapter, by module: A [rank, in] and B [out, rank]. */
+  adapters: readonly Readonly<Record<string, { a: Tensor; b: Tensor; scale: number }>>[];
+  /** int32 [batch]; absent: all have the first. */
   adapterOfRow: Tensor | undefined;
   /** [1, time, headDim / 2] */
   rope: { cos: Tensor; sin: Tensor };
@@ -41,7 +41,7 @@ export function trainingForward(inputs: TrainingLayerInputs, keeps: boolean): { 
 }
 
 /**
- * Gradients of `sum(dy * y)`, by x where `needsDx` and by each module's A and B.
+ * Gradients of `sum(dy * y)`, by x where `needsDx` and by A and B of each adapter's modules.
  * @param kept Of the forward pass with the same inputs; it is done again where this is absent.
  */
 export function trainingBackward(
@@ -49,41 +49,41 @@ export function trainingBackward(
   kept: Tensor | undefined,
   dy: Tensor,
   needsDx: boolean,
-): { dx?: Tensor; lora: Record<string, { a: Tensor; b: Tensor }> } {
+): { dx?: Tensor; adapters: Record<string, { a: Tensor; b: Tensor }>[] } {
   const call = callOf(inputs);
   const [keptId, dyId] = idsOrNone([kept, dy]) as unknown as [number, number];
   const ids = profiled('call', 'layer_backward', () =>
     nativeCalls().trainingBackward(call, keptId, dyId, needsDx),
   );
   const dx = needsDx ? { dx: float32(ids.shift()!, inputs.x.shape) } : {};
-  const lora = Object.fromEntries(
-    MODULES.filter((key) => inputs.lora[key]).map((key) => {
-      const { a, b } = inputs.lora[key]!;
-      return [key, { a: float32(ids.shift()!, a.shape), b: float32(ids.shift()!, b.shape) }];
-    }),
+  const adapters = inputs.adapters.map((modules) =>
+    Object.fromEntries(
+      MODULES.filter((key) => modules[key]).map((key) => {
+        const { a, b } = modules[key]!;
+        return [key, { a: float32(ids.shift()!, a.shape), b: float32(ids.shift()!, b.shape) }];
+      }),
+    ),
   );
-  return { ...dx, lora };
+  return { ...dx, adapters };
 }
 
 function callOf(inputs: TrainingLayerInputs): TrainingLayerCall {
-  const { heads, kvHeads, headDim, window, weights, lora, adapterOfRow, rope, x } = inputs;
+  const { heads, kvHeads, headDim, window, weights, adapterOfRow, rope, x } = inputs;
   const [batch, time, hidden] = x.shape as [number, number, number];
   const intermediate = weights.gate!.shape[0] as number;
-  const modules = MODULES.map((key) => lora[key]);
-  const stacked = adapterOfRow && modules.find((module) => module !== undefined);
-  const adapters = stacked ? (stacked.a.shape[0] as number) : 1;
-  const [rows, cos, sin, xId] = idsOrNone([stacked && adapterOfRow, rope.cos, rope.sin, x]);
+  const modules = inputs.adapters.flatMap((adapter) => MODULES.map((key) => adapter[key]));
+  const [rows, cos, sin, xId] = idsOrNone([adapterOfRow, rope.cos, rope.sin, x]);
   return {
     sizes: Int32Array.of(
       ...[hidden, heads, kvHeads, headDim, intermediate],
-      ...[batch, time, Math.min(window, time), adapters],
+      ...[batch, time, Math.min(window, time)],
     ),
     normEps: inputs.normEps,
     attentionScale: inputs.attentionScale,
     bfloat16Products: inputs.bfloat16Products,
     weights: layerWeightIds([weights]),
     modules: idsOrNone(modules.flatMap((module) => [module?.a, module?.b])),
-    ranks: Int32Array.from(modules, (module) => module?.a.shape.at(-2) ?? 0),
+    ranks: Int32Array.from(modules, (module) => module?.a.shape[0] ?? 0),
     scales: Float32Array.from(modules, (module) => module?.scale ?? 0),
     adapterOfRow: rows!,
     cos: cos!,

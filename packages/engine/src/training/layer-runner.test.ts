@@ -10,7 +10,7 @@ import { causalMaskValues } from '../layers/attention.ts';
 import { waveAdapter } from '../testing/wave-adapter.ts';
 import { windowedFixture } from '../testing/windowed-fixture.ts';
 import { compiledLayers, type LayerPass, type LayerRunner, nativeLayers } from './layer-runner.ts';
-import { passAdapters } from './pass-adapters.ts';
+import { PassAdapters } from './pass-adapters.ts';
 
 const wave = (shape: [number, number, number], by: number) =>
   tf.tensor3d(
@@ -32,15 +32,15 @@ const CLOSE = 5e-5;
 /** The second layer's result and gradients: dx where it is asked for, then A's and B's. */
 function through(base: BaseModel, runner: LayerRunner, { rows, time, ...options }: Case): Tensor[] {
   const { recompute = false, needsDx = true } = options;
-  const adapters = passAdapters(rows, base.layers.length);
+  const adapters = new PassAdapters(rows);
   const { rope, window = time } = base.attention[1]!;
   const shape: [number, number, number] = [rows.length, time, base.config.hiddenSize];
   const mask = tf.tensor4d(causalMaskValues(time, window), [1, 1, time, time]);
   const pass: LayerPass = {
     x: wave(shape, 0.73),
     weights: base.layers[1]!,
-    lora: adapters.layers[1]!,
-    adapterOfRow: adapters.adapterOfRow,
+    layer: 1,
+    adapters,
     rope: rope.upTo(time),
     mask: () => mask,
     window,
@@ -48,9 +48,11 @@ function through(base: BaseModel, runner: LayerRunner, { rows, time, ...options 
   };
   const plain = runner.plain(pass);
   const { output, residuals } = runner.forward(pass, recompute);
-  const grads = runner.backward(pass, residuals, wave(shape, 0.31), recompute);
-  tf.dispose([pass.x, mask, ...residuals, ...adapters.owned]);
-  return [plain, output, ...grads];
+  const { dx, grads } = runner.backward(pass, residuals, wave(shape, 0.31), recompute);
+  expect(dx !== undefined).toBe(needsDx);
+  tf.dispose([pass.x, mask, ...residuals]);
+  adapters.dispose();
+  return [plain, output, ...(dx ? [dx] : []), ...grads.flat()];
 }
 
 /** The largest difference of each tensor from its like, as a share of that one's largest value. */
@@ -127,12 +129,12 @@ test('products in bfloat16 differ from those in float32 by less than those of Te
 test('adapters without anything in the layer change nothing', () => {
   const base = BaseModel.load(archFixture('llama3').modelDir, 'fp32');
   const heads = [1, 2].map((rank) => waveAdapter(base, { rank, trainAttn: false, trainMlp: false }));
-  const adapters = passAdapters(heads, base.layers.length);
+  const adapters = new PassAdapters(heads);
   const pass = {
     x: wave([2, 5, base.config.hiddenSize], 0.7),
     weights: base.layers[0]!,
-    lora: adapters.layers[0]!,
-    adapterOfRow: adapters.adapterOfRow,
+    layer: 0,
+    adapters,
     rope: base.attention[0]!.rope.upTo(5),
     mask: () => tf.tensor4d(causalMaskValues(5), [1, 1, 5, 5]),
     window: 5,

@@ -9,20 +9,17 @@ import {
   trainingForward,
 } from '@anneal/tensorflow';
 import { attendCausally } from '../layers/attention.ts';
-import type { LoraTensors } from '../layers/linear.ts';
 import type { RopeTensors } from '../layers/rotary.ts';
 import type { BaseModel } from '../models/base-model.ts';
-import { loraOfRows } from './pass-adapters.ts';
+import { loraOfRows, type PassAdapters } from './pass-adapters.ts';
 
 /** What a layer of a pass is given. */
 export interface LayerPass {
   /** [batch, time, hidden] */
   x: Tensor;
   weights: Record<string, Tensor>;
-  /** By module key; with `adapterOfRow`, A and B have one more dimension in front. */
-  lora: Record<string, LoraTensors>;
-  /** int32 [batch], where rows have adapters of their own */
-  adapterOfRow: Tensor | undefined;
+  layer: number;
+  adapters: PassAdapters | undefined;
   rope: RopeTensors;
   /** [1, 1, time, time]; made where it is asked for. */
   mask: () => Tensor;
@@ -40,8 +37,16 @@ export interface LayerRunner {
   plain(pass: LayerPass): Tensor;
   /** The same, and what `backward` wants to see again: nothing with `recompute`. */
   forward(pass: LayerPass, recompute: boolean): { output: Tensor; residuals: Tensor[] };
-  /** Gradients of `sum(dy * output)`: by x where the pass needs it, then by A and B of each of `lora`'s modules. */
-  backward(pass: LayerPass, residuals: Tensor[], dy: Tensor, recompute: boolean): Tensor[];
+  /**
+   * Gradients of `sum(dy * output)`: by x where the pass needs it, and by A and B of each distinct adapter's modules, in the order of its
+   * parameters.
+   */
+  backward(
+    pass: LayerPass,
+    residuals: Tensor[],
+    dy: Tensor,
+    recompute: boolean,
+  ): { dx?: Tensor; grads: Tensor[][] };
 }
 
 interface LayerTree {
@@ -80,7 +85,12 @@ export function compiledLayers(base: BaseModel): LayerRunner {
   const saving = compileVjp('layer', layer, wrt, { ...options, residuals: 'save' });
   const recomputing = compileVjp('layer', layer, wrt, { ...options, residuals: 'recompute' });
   const plain = compile('layer', (inputs: LayerTree) => ({ y: layer(inputs) }), options);
-  const treeOf = ({ mask, window, ...pass }: LayerPass) => ({ ...pass, mask: mask() }) as LayerTree;
+  const treeOf = ({ x, weights, layer, adapters, rope, mask, needsDx }: LayerPass) =>
+    ({
+      ...{ x, weights, rope, mask: mask(), needsDx },
+      lora: adapters?.stacked(layer) ?? {},
+      adapterOfRow: adapters?.adapterOfRow,
+    }) as LayerTree;
   return {
     // About the linear maps' outputs, the attention matrix and the layer's input.
     keptBytesPerToken(index, length) {
@@ -92,8 +102,11 @@ export function compiledLayers(base: BaseModel): LayerRunner {
     },
     plain: (pass) => plain(treeOf(pass)).y,
     forward: (pass, recompute) => (recompute ? recomputing : saving).forward(treeOf(pass)),
-    backward: (pass, residuals, dy, recompute) =>
-      (recompute ? recomputing : saving).backward(treeOf(pass), residuals, dy),
+    backward(pass, residuals, dy, recompute) {
+      const grads = (recompute ? recomputing : saving).backward(treeOf(pass), residuals, dy);
+      const dx = pass.needsDx ? { dx: grads.shift()! } : {};
+      return { ...dx, grads: pass.adapters?.split(pass.layer, grads) ?? [] };
+    },
   };
 }
 
@@ -114,10 +127,12 @@ export function layersTrainNatively(base: BaseModel): boolean {
 export function nativeLayers(base: BaseModel): LayerRunner {
   const { config, matmulPrecision } = base;
   const { numHeads, numKvHeads, headDim, hiddenSize, normEps, attentionScale } = config;
-  const inputsOf = ({ x, weights, lora, adapterOfRow, rope, window }: LayerPass): TrainingLayerInputs => ({
+  const inputsOf = ({ x, weights, layer, adapters, rope, window }: LayerPass): TrainingLayerInputs => ({
     ...{ heads: numHeads, kvHeads: numKvHeads, headDim, normEps, attentionScale, window },
     bfloat16Products: matmulPrecision === 'bf16',
-    ...{ weights, lora, adapterOfRow, rope, x },
+    ...{ weights, rope, x },
+    adapters: adapters?.own(layer) ?? [{}],
+    adapterOfRow: adapters?.adapterOfRow,
   });
   return {
     // As KeptParts in native/training_layer.cc, without the adapters' few.
@@ -135,9 +150,12 @@ export function nativeLayers(base: BaseModel): LayerRunner {
       return { output: y, residuals: kept ? [kept] : [] };
     },
     backward(pass, [kept], dy) {
-      const { dx, lora } = trainingBackward(inputsOf(pass), kept, dy, pass.needsDx);
-      const grads = Object.keys(pass.lora).flatMap((key) => [lora[key]!.a, lora[key]!.b]);
-      return dx ? [dx, ...grads] : grads;
+      const { dx, adapters } = trainingBackward(inputsOf(pass), kept, dy, pass.needsDx);
+      const distinct = pass.adapters?.distinct ?? [];
+      const grads = distinct.map(({ layers }, i) =>
+        layers[pass.layer]!.flatMap(({ module: { key } }) => [adapters[i]![key]!.a, adapters[i]![key]!.b]),
+      );
+      return { ...(dx ? { dx } : {}), grads };
     },
   };
 }

@@ -94,29 +94,25 @@ export class LayerStack {
   }
 
   /**
-   * Gradients of the layers' A and B, for each layer from the lowest adapted one on. Frees the record and `dx`.
+   * Gradients of each distinct adapter's A and B in the layers, in the order of its parameters. Frees the record and `dx`.
    * @param dx Gradient of the last layer's output, [batch, time, hidden].
    */
   backward(record: ForwardRecord, adapters: PassAdapters, dx: Tensor): Tensor[][] {
     const { lowest } = adapters;
-    const perLayer: Tensor[][] = [];
+    const perLayer: Tensor[][][] = [];
     let dy = dx;
     for (let layer = this.#base.layers.length - 1; layer >= Math.max(lowest, 0) && lowest >= 0; layer--) {
       const pass = this.#pass(layer, record.inputs[layer]!, adapters, record.images);
-      const grads = this.#runner(record.images !== undefined).backward(
-        pass,
-        record.residuals[layer]!,
-        dy,
-        record.recompute,
-      );
+      const runner = this.#runner(record.images !== undefined);
+      const made = runner.backward(pass, record.residuals[layer]!, dy, record.recompute);
       dy.dispose();
-      if (pass.needsDx) dy = grads.shift() as Tensor;
-      perLayer.unshift(grads);
+      if (made.dx) dy = made.dx;
+      perLayer.unshift(made.grads);
       tf.dispose([record.inputs[layer]!, ...record.residuals[layer]!]);
     }
     if (!dy.isDisposed) dy.dispose();
     disposeRecord(record);
-    return perLayer;
+    return adapters.distinct.map((_, i) => perLayer.flatMap((grads) => grads[i]!));
   }
 
   dispose(): void {
@@ -143,11 +139,11 @@ export class LayerStack {
     return {
       x,
       weights: this.#base.layers[layer]!,
-      lora: adapters?.layers[layer] ?? {},
+      layer,
+      adapters,
       rope: images?.ropes.get(rope) ?? rope.upTo(time),
       mask: () => this.#mask(time, window),
       window,
-      adapterOfRow: adapters?.adapterOfRow,
       needsDx: layer !== (adapters?.lowest ?? -1),
     };
   }

@@ -2,31 +2,70 @@
 import { compile, type Tensor, tf } from '@anneal/tensorflow';
 import type { LoraTensors } from '../layers/linear.ts';
 import type { LoraAdapter } from '../lora/adapter.ts';
-import { stackAdapters } from '../lora/adapter-stack.ts';
+import { type StackedAdapters, stackAdapters } from '../lora/adapter-stack.ts';
 
-export interface PassAdapters {
-  distinct: LoraAdapter[];
-  /** By module key; with several adapters, A and B have one more dimension in front. */
-  layers: Record<string, LoraTensors>[];
+export class PassAdapters {
+  readonly distinct: LoraAdapter[];
   /** int32 [rows]: which adapter is each row's; absent with one adapter. */
-  adapterOfRow: Tensor | undefined;
+  readonly adapterOfRow: Tensor | undefined;
   /** Lowest layer with something to train; −1: there is none. */
-  lowest: number;
-  /** Tensors to free with the pass. */
-  owned: Tensor[];
-}
+  readonly lowest: number;
+  #stacked: StackedAdapters | undefined;
 
-/** @param rows The adapter of each row. */
-export function passAdapters(rows: LoraAdapter[], numLayers: number): PassAdapters {
-  const distinct = [...new Set(rows)];
-  const { layers, owned } = stackAdapters(distinct, numLayers);
-  const lowest = layers.findIndex((modules) => Object.keys(modules).length > 0);
-  if (distinct.length === 1) return { distinct, layers, adapterOfRow: undefined, lowest, owned };
-  const adapterOfRow = tf.tensor1d(
-    rows.map((adapter) => distinct.indexOf(adapter)),
-    'int32',
-  );
-  return { distinct, layers, adapterOfRow, lowest, owned: [...owned, adapterOfRow] };
+  /** @param rows The adapter of each row. */
+  constructor(rows: LoraAdapter[]) {
+    this.distinct = [...new Set(rows)];
+    const lowest = this.distinct.map(({ layers }) => layers.findIndex((modules) => modules.length > 0));
+    this.lowest = Math.min(...lowest.filter((layer) => layer >= 0));
+    if (!Number.isFinite(this.lowest)) this.lowest = -1;
+    if (this.distinct.length > 1)
+      this.adapterOfRow = tf.tensor1d(
+        rows.map((adapter) => this.distinct.indexOf(adapter)),
+        'int32',
+      );
+  }
+
+  /** Each distinct adapter's own A and B in a layer, by module key. */
+  own(layer: number): Record<string, LoraTensors>[] {
+    return this.distinct.map((adapter) => adapter.layerTensors(layer));
+  }
+
+  /** By module key; with several adapters, A and B have one more dimension in front. */
+  stacked(layer: number): Record<string, LoraTensors> {
+    this.#stacked ??= stackAdapters(this.distinct, this.distinct[0]!.layers.length);
+    return this.#stacked.layers[layer]!;
+  }
+
+  /**
+   * Gradients of each adapter's A and B in a layer, in the order of its parameters.
+   * @param grads Of what {@link stacked} is; freed where that was stacked
+   */
+  split(layer: number, grads: Tensor[]): Tensor[][] {
+    if (!this.adapterOfRow) return [grads];
+    const result: Tensor[][] = this.distinct.map(() => []);
+    const keys = Object.keys(this.stacked(layer));
+    const cuts = this.distinct.flatMap(({ layers, spec, scale }, adapter) =>
+      layers[layer]!.flatMap(({ module }): Cut[] => {
+        const at = 2 * keys.indexOf(module.key);
+        // A was stacked times the adapter's scale.
+        return [
+          { tensor: at, adapter, rank: spec.rank, factor: scale },
+          { tensor: at + 1, adapter, rank: spec.rank, factor: 1 },
+        ];
+      }),
+    );
+    const parts = cuts.length > 0 ? cut({ grads, cuts }) : [];
+    parts.forEach((part, i) => {
+      result[cuts[i]!.adapter]!.push(part);
+    });
+    tf.dispose(grads);
+    return result;
+  }
+
+  /** Frees what was made for the pass. */
+  dispose(): void {
+    tf.dispose([...(this.adapterOfRow ? [this.adapterOfRow] : []), ...(this.#stacked?.owned ?? [])]);
+  }
 }
 
 /** Each row's own A and B where a pass has several adapters; their gradients add up by adapter. */
@@ -59,32 +98,3 @@ const cut = compile('split_gradients', ({ grads, cuts }: { grads: Tensor[]; cuts
     return tf.mul(tf.reshape(own, shape), factor) as Tensor;
   }),
 );
-
-/**
- * Gradients of each adapter, in the order of its layers' parameters. Frees `perLayer` where it was stacked.
- * @param perLayer For each layer from `pass.lowest` on: A and B by module key.
- */
-export function splitByAdapter(pass: PassAdapters, perLayer: Tensor[][]): Tensor[][] {
-  if (!pass.adapterOfRow) return [perLayer.flat()];
-  const result: Tensor[][] = pass.distinct.map(() => []);
-  perLayer.forEach((grads, i) => {
-    const layer = pass.lowest + i;
-    const keys = Object.keys(pass.layers[layer]!);
-    const cuts = pass.distinct.flatMap(({ layers, spec, scale }, adapter) =>
-      layers[layer]!.flatMap(({ module }): Cut[] => {
-        const at = 2 * keys.indexOf(module.key);
-        // A was stacked times the adapter's scale.
-        return [
-          { tensor: at, adapter, rank: spec.rank, factor: scale },
-          { tensor: at + 1, adapter, rank: spec.rank, factor: 1 },
-        ];
-      }),
-    );
-    const parts = cuts.length > 0 ? cut({ grads, cuts }) : [];
-    parts.forEach((part, j) => {
-      result[cuts[j]!.adapter]!.push(part);
-    });
-    tf.dispose(grads);
-  });
-  return result;
-}

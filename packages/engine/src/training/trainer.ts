@@ -24,7 +24,7 @@ import { HeadPass } from './head-pass.ts';
 import { HeadRun } from './head-run.ts';
 import { disposeRecord, type ForwardRecord, LayerStack } from './layer-stack.ts';
 import { type EvaluatedLoss, evaluateLoss } from './loss-evaluation.ts';
-import { passAdapters, splitByAdapter } from './pass-adapters.ts';
+import { PassAdapters } from './pass-adapters.ts';
 
 export interface TrainerOptions {
   /** Bytes of activations that one pass may keep; passes are cut to fit, and beyond it layers are computed twice. */
@@ -132,7 +132,7 @@ export class Trainer {
   /** Logprobs of every datum's targets, without loss or gradient; `undefined` adapter is the base model. */
   *logprobs(adapter: LoraAdapter | undefined, data: EngineDatum[]): Generator<void, Float32Array[]> {
     const result: Float32Array[] = new Array(data.length);
-    const adapters = adapter && passAdapters([adapter], this.#base.layers.length);
+    const adapters = adapter && new PassAdapters([adapter]);
     for (const batch of planBatches(planItems(data), this.#maxTokens(0, data), 1)) {
       const ids = idsTensor(batch, data);
       const images = this.#images(batch, data);
@@ -210,10 +210,7 @@ export class Trainer {
     const { loss, config } = calls[0]!;
     const ownerOf = batch.datums.map((datum) => owners[datum]!);
     const adapterOf = (row: number) => calls[ownerOf[row]?.call ?? ownerOf[0]!.call]!.adapter;
-    const adapters = passAdapters(
-      Array.from({ length: batch.height }, (_, row) => adapterOf(row)),
-      this.#base.layers.length,
-    );
+    const adapters = new PassAdapters(Array.from({ length: batch.height }, (_, row) => adapterOf(row)));
     const inputs = padInputs(
       loss,
       config,
@@ -270,10 +267,9 @@ export class Trainer {
       });
       if (forwardOnly) return new Map();
       const head = scored.gradients ?? heads.gradients(dlogprobs!).gradients;
-      const perLayer = record ? this.#stack.backward(record, adapters, head.dx) : [];
+      const layerGrads = record ? this.#stack.backward(record, adapters, head.dx) : [];
       if (!record) head.dx.dispose();
       record = undefined;
-      const layerGrads = splitByAdapter(adapters, perLayer);
       return new Map(
         adapters.distinct.map((adapter, i) => [
           adapter,
@@ -281,7 +277,8 @@ export class Trainer {
         ]),
       );
     } finally {
-      tf.dispose([ids, ...(x ? [x] : []), ...adapters.owned]);
+      tf.dispose([ids, ...(x ? [x] : [])]);
+      adapters.dispose();
       if (record) disposeRecord(record);
       disposePlaced(images);
     }
