@@ -353,23 +353,36 @@ class Layer {
   // Gradients of a group's A and B. The rows of each run lie along the products' depth.
   void Gradients(Group group, const P *x, const std::vector<const P *> &dys, const P *reduced, const P *d_reduced) {
     if (RanksOf(group) == 0) return;
-    for (const Run &run : runs_) {
-      const int64_t begin = rank_begin_[group.first], ranks = RanksOf(group), depth = RoundUp(run.count, 2);
-      const Room<P> u(ranks * depth), du(ranks * depth);
-      const int64_t from = run.first * ranks_ + begin;
-      RunWithHelpers(2, [&](int64_t i) { Turn((i ? d_reduced : reduced) + from, ranks, run.count, depth, i ? du.get() : u.get()); });
-      std::vector<std::function<void()>> works;
-      const int64_t in = In(group.first);
+    const int64_t begin = rank_begin_[group.first], ranks = RanksOf(group), in = In(group.first);
+    // u and du of each run in turn.
+    std::vector<std::unique_ptr<Room<P>>> turned;
+    for (const Run &run : runs_)
+      for (int i = 0; i < 2; i++) turned.push_back(std::make_unique<Room<P>>(ranks * RoundUp(run.count, 2)));
+    RunWithHelpers(turned.size(), [&](int64_t i) {
+      const Run &run = runs_[i / 2];
+      const P *from = (i % 2 ? d_reduced : reduced) + run.first * ranks_ + begin;
+      Turn(from, ranks, run.count, RoundUp(run.count, 2), turned[i]->get());
+    });
+    // Runs of one adapter add to the same gradients, and so go one after another.
+    std::vector<std::vector<std::function<void()>>> turns;
+    std::vector<size_t> turn_of(adapters());
+    for (size_t i = 0; i < runs_.size(); i++) {
+      const Run &run = runs_[i];
+      const size_t turn = turn_of[run.adapter]++;
+      if (turn == turns.size()) turns.emplace_back();
+      std::vector<std::function<void()>> &works = turns[turn];
+      const P *u = turned[2 * i]->get(), *du = turned[2 * i + 1]->get();
+      const int64_t depth = RoundUp(run.count, 2);
       for (int64_t from = 0; from < in; from += kPanel<Tiles>)
-        works.push_back([=, &du] { GradientOfA(group, run, du.get(), depth, x + run.first * in + from, from); });
+        works.push_back([=, &run] { GradientOfA(group, run, du, depth, x + run.first * in + from, from); });
       for (int module = group.first; module <= group.last; module++) {
         const int64_t out = Out(module);
-        const P *dy = dys[module - group.first] + run.first * out, *own = u.get() + (rank_begin_[module] - begin) * depth;
+        const P *dy = dys[module - group.first] + run.first * out, *own = u + (rank_begin_[module] - begin) * depth;
         for (int64_t from = 0; from < out && in_.adapters[run.adapter][module].rank > 0; from += kPanel<Tiles>)
-          works.push_back([=] { GradientOfB(module, run, own, depth, dy + from, from); });
+          works.push_back([=, &run] { GradientOfB(module, run, own, depth, dy + from, from); });
       }
-      RunWithHelpers(works.size(), [&](int64_t i) { works[i](); });
     }
+    for (const auto &works : turns) RunWithHelpers(works.size(), [&](int64_t i) { works[i](); });
   }
 
   // [count, ranks], ranks_ apart -> [ranks, depth]
