@@ -94,14 +94,15 @@ struct Stored {
   const void *data;
   WeightType type;
   int64_t rows, columns, stride;
+  // What values in float32 are multiplied by.
   float factor = 1;
 };
 
 inline Stored StoredRows(const float *data, int64_t rows, int64_t columns, int64_t stride, float factor = 1) {
   return {data, WeightType::kFloat32, rows, columns, stride, factor};
 }
-inline Stored StoredRows(const uint16_t *data, int64_t rows, int64_t columns, int64_t stride, float factor = 1) {
-  return {data, WeightType::kBfloat16, rows, columns, stride, factor};
+inline Stored StoredRows(const uint16_t *data, int64_t rows, int64_t columns, int64_t stride) {
+  return {data, WeightType::kBfloat16, rows, columns, stride};
 }
 
 // Values `from` to `from + count` of a row as P; `room` takes them where they are of another type.
@@ -128,7 +129,7 @@ const P *RowAs(const Stored &m, int64_t row, int64_t from, int64_t count, P *roo
     return room;
   }
   const int8_t *values = static_cast<const int8_t *>(m.data) + row * m.stride;
-  const float scale = ScaleOf(values, m.columns) * m.factor;
+  const float scale = ScaleOf(values, m.columns);
   for (int64_t i = 0; i < count; i++) {
     if constexpr (kIsFloat)
       room[i] = values[from + i] * scale;
