@@ -1,6 +1,6 @@
 /** Steps and prompts through all layers at once against the same layers one by one, which other tests hold against torch. */
 import { tf } from '@anneal/tensorflow';
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import { stackAdapters } from '../lora/adapter-stack.ts';
 import { BaseModel } from '../models/base-model.ts';
@@ -96,7 +96,7 @@ const LLAMA = archFixture('llama3').modelDir;
 const FAMILIES = ['llama3', 'qwen2', 'qwen3', 'qwen3_vl'];
 const cases = [
   ...FAMILIES.map((name) => [name, archFixture(name).modelDir] as const),
-  ['mistral', windowedFixture()] as const,
+  ['mistral', windowedFixture(afterAll)] as const,
 ];
 
 describe.each(cases)('%s', (_, folder) => {

@@ -1,6 +1,6 @@
 /** Layers of training by native calls against the compiled ones, which other tests hold against torch. */
 import { type Tensor, tf } from '@anneal/tensorflow';
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import { BaseModel } from '../models/base-model.ts';
 import type { Precision } from '../models/weight-source.ts';
@@ -74,7 +74,7 @@ function farthest(made: Tensor[], expected: Tensor[]): number {
 const FAMILIES = ['llama3', 'qwen2', 'qwen3', 'qwen3_vl'];
 const cases = [
   ...FAMILIES.map((name) => [name, archFixture(name).modelDir] as const),
-  ['mistral', windowedFixture()] as const,
+  ['mistral', windowedFixture(afterAll)] as const,
 ];
 
 describe.each(cases)('%s', (_, folder) => {
