@@ -5,43 +5,46 @@
 #define ANNEAL_JOIN(a, b) ANNEAL_JOIN_TOKENS(a, b)
 
 struct ANNEAL_JOIN(ANNEAL_MACHINE, Tiles) : ANNEAL_MACHINE {
-  // kR rows by kC vectors of Σ a · b over `parts`, whose sums stay in registers.
+  // kR rows by kC vectors of Σ a · b over `parts`, whose sums stay in registers. In float32 they go to y after so many terms and begin anew: beside
+  // a term that is larger than all others, as models have them, those that follow in the same sum lose what they are.
   template <int kR, int kC, typename P, typename Y>
   ANNEAL_TARGET static void Tile(const TilePart<P> *parts, int count, Y *y, int64_t stride, int64_t columns, bool adds) {
     Vector sums[kR][kC];
-    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
-      ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = Zero();
+    Clear(sums);
     constexpr int kStep = sizeof(float) / sizeof(P);
+    constexpr int64_t kTerms = 64;
     for (int i = 0; i < count; i++) {
       const P *a = parts[i].a, *end = a + parts[i].depth;
       const float *b = reinterpret_cast<const float *>(parts[i].b);
       const int64_t between = parts[i].stride;
-      for (; a < end; a += kStep, b += kC * kLanes) {
-        Vector weights[kC];
-        ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
-          Prefetch(b + 8 * kC * kLanes + c * kLanes);
-          weights[c] = Load(b + c * kLanes);
+      while (a < end) {
+        const P *until = kStep == 1 && end - a > kTerms ? a + kTerms : end;
+        for (; a < until; a += kStep, b += kC * kLanes) {
+          Vector weights[kC];
+          ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
+            Prefetch(b + 8 * kC * kLanes + c * kLanes);
+            weights[c] = Load(b + c * kLanes);
+          }
+          ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
+            float value;
+            memcpy(&value, a + r * between, sizeof(value));
+            const Vector values = All(value);
+            ANNEAL_UNROLL for (int c = 0; c < kC; c++)
+              sums[r][c] = kStep == 2 ? TimesPairs(values, weights[c], sums[r][c]) : TimesPlus(values, weights[c], sums[r][c]);
+          }
         }
-        ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
-          float value;
-          memcpy(&value, a + r * between, sizeof(value));
-          const Vector values = All(value);
-          ANNEAL_UNROLL for (int c = 0; c < kC; c++)
-            sums[r][c] = kStep == 2 ? TimesPairs(values, weights[c], sums[r][c]) : TimesPlus(values, weights[c], sums[r][c]);
-        }
+        if (a == end) break;
+        PutTile(sums, y, stride, columns, adds);
+        adds = true;
+        Clear(sums);
+      }
+      if (kStep == 1 && i + 1 < count) {
+        PutTile(sums, y, stride, columns, adds);
+        adds = true;
+        Clear(sums);
       }
     }
-    if (columns == kC * kLanes) {
-      ANNEAL_UNROLL for (int r = 0; r < kR; r++)
-        ANNEAL_UNROLL for (int c = 0; c < kC; c++) Put(y + r * stride + c * kLanes, sums[r][c], adds);
-      return;
-    }
-    Y row[kC * kLanes];
-    ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
-      if (adds) memcpy(row, y + r * stride, columns * sizeof(Y));
-      ANNEAL_UNROLL for (int c = 0; c < kC; c++) Put(row + c * kLanes, sums[r][c], adds);
-      memcpy(y + r * stride, row, columns * sizeof(Y));
-    }
+    PutTile(sums, y, stride, columns, adds);
   }
 
   // `count` columns, side by side, of two rows in bfloat16.
@@ -163,6 +166,27 @@ struct ANNEAL_JOIN(ANNEAL_MACHINE, Tiles) : ANNEAL_MACHINE {
   }
 
  private:
+  template <int kR, int kC>
+  ANNEAL_TARGET __attribute__((always_inline)) static inline void Clear(Vector (&sums)[kR][kC]) {
+    ANNEAL_UNROLL for (int r = 0; r < kR; r++)
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = Zero();
+  }
+
+  template <int kR, int kC, typename Y>
+  ANNEAL_TARGET __attribute__((always_inline)) static inline void PutTile(const Vector (&sums)[kR][kC], Y *y, int64_t stride, int64_t columns, bool adds) {
+    if (columns == kC * kLanes) {
+      ANNEAL_UNROLL for (int r = 0; r < kR; r++)
+        ANNEAL_UNROLL for (int c = 0; c < kC; c++) Put(y + r * stride + c * kLanes, sums[r][c], adds);
+      return;
+    }
+    Y row[kC * kLanes];
+    ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
+      if (adds) memcpy(row, y + r * stride, columns * sizeof(Y));
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) Put(row + c * kLanes, sums[r][c], adds);
+      memcpy(y + r * stride, row, columns * sizeof(Y));
+    }
+  }
+
   ANNEAL_TARGET static Vector Sigmoid(Vector x) {
     const Vector one = All(1);
     return Over(one, TimesPlus(one, one, Exp(Minus(Zero(), Most(All(-87.0f), x)))));

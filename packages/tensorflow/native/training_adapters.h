@@ -79,7 +79,7 @@ class TrainingAdapters {
   void Reduce(Group group, const P *x, P *reduced) const {
     if (RanksOf(group) == 0) return;
     products_.Multiply(std::vector<Product<P>>{
-        {{{x, In(group.first), &a_[group.first]}}, reduced + rank_begin_[group.first], ranks_, RanksOf(group), false}});
+        {{{x, In(group.first), &a_[group.first]}}, reduced + rank_begin_[group.first], ranks_, RanksOf(group)}});
   }
 
   // What the gradients of modules' results give their u.
@@ -87,7 +87,7 @@ class TrainingAdapters {
     std::vector<Product<P>> products;
     for (const auto &[module, rows] : modules)
       if (RanksOf(module) > 0)
-        products.push_back({{{rows, Out(module), &b_[module]}}, d_reduced + rank_begin_[module], ranks_, RanksOf(module), false});
+        products.push_back({{{rows, Out(module), &b_[module]}}, d_reduced + rank_begin_[module], ranks_, RanksOf(module)});
     products_.Multiply(products);
   }
 

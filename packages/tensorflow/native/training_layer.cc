@@ -60,7 +60,7 @@ class Layer {
       const Room<float> q(rows_ * Out(kQ)), k(rows_ * Out(kK)), v(rows_ * Out(kV));
       float *const made[] = {q.get(), k.get(), v.get()};
       std::vector<Product<float>> products;
-      for (int i = 0; i < 3; i++) products.push_back({Forwards(i, normed.get(), reduced), made[i], Out(i), Out(i), false});
+      for (int i = 0; i < 3; i++) products.push_back({Forwards(i, normed.get(), reduced), made[i], Out(i), Out(i)});
       products_.Multiply(products);
       RunWithHelpers(rows_, [&](int64_t row) {
         for (int i = 0; i < 3; i++) FinishHeads(i, row, made[i] + row * Out(i), kept, at);
@@ -73,8 +73,8 @@ class Layer {
     const Room<P> normed(rows_ * shape_.hidden);
     Norm(middle, in_.weights.mlp_norm, normed.get());
     adapters_.Reduce(kMlpGroup, normed.get(), reduced);
-    products_.Multiply(std::vector<Product<P>>{{Forwards(kGate, normed.get(), reduced), gate, Out(kGate), Out(kGate), false},
-                                     {Forwards(kUp, normed.get(), reduced), up, Out(kUp), Out(kUp), false}});
+    products_.Multiply(std::vector<Product<P>>{{Forwards(kGate, normed.get(), reduced), gate, Out(kGate), Out(kGate)},
+                                     {Forwards(kUp, normed.get(), reduced), up, Out(kUp), Out(kUp)}});
     if (!y && adapters_.RanksOf(kDownGroup) == 0) return;
     const Room<P> act(rows_ * shape_.intermediate);
     ForMlpValues([&](int64_t from, int64_t count) { Tiles::GateForward(gate + from, up + from, act.get() + from, count); });
@@ -95,7 +95,7 @@ class Layer {
       const Room<float> dact(count);
       const Room<P> act(count), dgate(count), dup(count);
       adapters_.ReduceGradient({{kDown, narrow.get()}}, d_reduced.get());
-      products_.Multiply(std::vector<Product<float>>{{Backwards(kDownGroup, {narrow.get()}, d_reduced.get()), dact.get(), In(kDown), In(kDown), false}});
+      products_.Multiply(std::vector<Product<float>>{{Backwards(kDownGroup, {narrow.get()}, d_reduced.get()), dact.get(), In(kDown), In(kDown)}});
       ForMlpValues([&](int64_t from, int64_t n) {
         Tiles::GateBackward(gate + from, up + from, dact.get() + from, act.get() + from, dgate.get() + from, dup.get() + from, n);
       });
@@ -103,14 +103,14 @@ class Layer {
       Norm(middle, in_.weights.mlp_norm, normed.get());
       adapters_.ReduceGradient({{kGate, dgate.get()}, {kUp, dup.get()}}, d_reduced.get());
       products_.Multiply(std::vector<Product<float>>{
-          {Backwards(kMlpGroup, {dgate.get(), dup.get()}, d_reduced.get()), through.get(), shape_.hidden, shape_.hidden, false}});
+          {Backwards(kMlpGroup, {dgate.get(), dup.get()}, d_reduced.get()), through.get(), shape_.hidden, shape_.hidden}});
       adapters_.Gradients(kMlpGroup, normed.get(), {dgate.get(), dup.get()}, reduced, d_reduced.get());
     }
     NormBackward(middle, in_.weights.mlp_norm, through.get(), dy, d_middle.get());
     Narrow(d_middle.get(), narrow.get());
     adapters_.ReduceGradient({{kO, narrow.get()}}, d_reduced.get());
     const Room<float> d_mixed(rows_ * Out(kQ)), dq(rows_ * Out(kQ)), dk(rows_ * Out(kK)), dv(rows_ * Out(kV));
-    products_.Multiply(std::vector<Product<float>>{{Backwards(kOutGroup, {narrow.get()}, d_reduced.get()), d_mixed.get(), In(kO), In(kO), false}});
+    products_.Multiply(std::vector<Product<float>>{{Backwards(kOutGroup, {narrow.get()}, d_reduced.get()), d_mixed.get(), In(kO), In(kO)}});
     adapters_.Gradients(kOutGroup, mixed, {narrow.get()}, reduced, d_reduced.get());
     TrainingAttention<Tiles, P>(shape_, Kept(kept, at.heads[0]), Kept(kept, at.heads[1]), Kept(kept, at.heads[2]))
         .Backward(d_mixed.get(), dq.get(), dk.get(), dv.get());
@@ -128,7 +128,7 @@ class Layer {
     adapters_.Gradients(kAttentionGroup, normed.get(), {narrow_q.get(), narrow_k.get(), narrow_v.get()}, reduced, d_reduced.get());
     if (!dx) return;
     products_.Multiply(std::vector<Product<float>>{{Backwards(kAttentionGroup, {narrow_q.get(), narrow_k.get(), narrow_v.get()}, d_reduced.get()),
-                                          through.get(), shape_.hidden, shape_.hidden, false}});
+                                          through.get(), shape_.hidden, shape_.hidden}});
     NormBackward(x, in_.weights.attn_norm, through.get(), d_middle.get(), dx);
   }
 
@@ -153,7 +153,7 @@ class Layer {
   void PackBackward(bool wants_dx) {
     std::vector<Packing> packings;
     for (int module = wants_dx ? 0 : kO; module < kModules; module++)
-      packings.push_back({Products::Add(&weights_[module], Out(module), In(module)), WeightOf(module), false});
+      packings.push_back({Products::Add(&weights_[module], Out(module), In(module)), WeightOf(module)});
     adapters_.AddPackings(false, &packings);
     Products::Pack(packings);
   }
@@ -176,11 +176,11 @@ class Layer {
 
   // y = before + a module's product.
   void AddProduct(int module, const P *x, const P *reduced, const float *before, float *y) {
+    products_.Multiply(std::vector<Product<float>>{{Forwards(module, x, reduced), y, shape_.hidden, shape_.hidden}});
+    // In one addition: what leaves a layer may be far larger than what it adds.
     products_.ForBlocks([&](int64_t first, int64_t count) {
-      const int64_t from = first * shape_.hidden;
-      memcpy(y + from, before + from, count * shape_.hidden * sizeof(float));
+      Tiles::AddScaled(before + first * shape_.hidden, 1, y + first * shape_.hidden, count * shape_.hidden);
     });
-    products_.Multiply(std::vector<Product<float>>{{Forwards(module, x, reduced), y, shape_.hidden, shape_.hidden, true}});
   }
 
   void Norm(const float *x, const float *weight, P *y) {

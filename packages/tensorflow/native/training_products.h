@@ -49,7 +49,6 @@ class TrainingProducts {
     std::vector<Operand> operands;
     Y *y;
     int64_t stride, columns;
-    bool adds;
   };
 
   struct Packing {
@@ -104,7 +103,7 @@ class TrainingProducts {
       }
       const int64_t from = panel.index * kPanel<Tiles>;
       MultiplyPanel<Tiles>(tile_parts, count, block.count, product.y + block.first * product.stride + from, product.stride,
-                           std::min(kPanel<Tiles>, product.columns - from), product.adds);
+                           std::min(kPanel<Tiles>, product.columns - from), false);
     });
   }
 
