@@ -96,7 +96,9 @@ test('Ctrl-C cancels the answer, a second one leaves', async () => {
   const { input, done, said, noted } = terminal(false);
   input.write('Tell me everything\n');
   // The echo of the question is there at once; more is the answer.
-  await expect.poll(() => said().split('everything')[1]?.length ?? 0, { timeout: 30_000, interval: 1 }).toBeGreaterThan(4);
+  await expect
+    .poll(() => said().split('everything')[1]?.length ?? 0, { timeout: 30_000, interval: 1 })
+    .toBeGreaterThan(4);
   input.write('\x03');
   await expect.poll(noted).toContain('(cancelled)');
   input.write('\x03');
