@@ -2,9 +2,10 @@
  * Tokens through all layers by one native call, where the model's layers are Llama's and TensorFlow computes on the CPU: steps of a decode
  * batch, prompts of several adapters, pieces of a long one. Each row, which is one token, has an adapter of its own.
  */
-import { canCallNatively, filledTensor, fusedLayers, layerWeightIds, type Tensor } from '@anneal/tensorflow';
+import { filledTensor, fusedLayers, layerWeightIds, type Tensor } from '@anneal/tensorflow';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import type { BaseModel } from '../models/base-model.ts';
+import { hasNativeLayers } from '../models/native-layers.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { KeysAndValues, PrefilledRows } from './cached-rows.ts';
 import type { KeptAdapters, RowAdapters } from './kept-adapters.ts';
@@ -33,16 +34,12 @@ interface Positions {
 }
 
 /** Whether tokens can go through all layers of this model at once. */
-export function layersFuse({ architecture, attention, config }: BaseModel): boolean {
+export function layersFuse(base: BaseModel): boolean {
+  const { attention } = base;
   const isUniform = attention.every(
     ({ rope, window }) => rope === attention[0]!.rope && window === attention[0]!.window,
   );
-  return (
-    (architecture.hasLlamaLayers ?? false) &&
-    config.rope.dim === config.headDim &&
-    isUniform &&
-    canCallNatively()
-  );
+  return isUniform && hasNativeLayers(base);
 }
 
 export class FusedLayers {

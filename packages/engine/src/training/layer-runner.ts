@@ -1,6 +1,5 @@
 /** One decoder layer forward and backward for training: by compiled functions, or by one native call each where those fit the model. */
 import {
-  canCallNatively,
   compile,
   compileVjp,
   type Tensor,
@@ -11,6 +10,7 @@ import {
 import { attendCausally } from '../layers/attention.ts';
 import type { RopeTensors } from '../layers/rotary.ts';
 import type { BaseModel } from '../models/base-model.ts';
+import { hasNativeLayers } from '../models/native-layers.ts';
 import { loraOfRows, type PassAdapters } from './pass-adapters.ts';
 
 /** What a layer of a pass is given. */
@@ -112,15 +112,9 @@ export function compiledLayers(base: BaseModel): LayerRunner {
 
 /** Whether {@link nativeLayers} can run this model. */
 export function layersTrainNatively(base: BaseModel): boolean {
-  const { architecture, config } = base;
   const sizes = base.layerModules(0).flatMap(({ inFeatures, outFeatures }) => [inFeatures, outFeatures]);
-  return (
-    (architecture.hasLlamaLayers ?? false) &&
-    config.rope.dim === config.headDim &&
-    // Products in bfloat16 take values in pairs.
-    [...sizes, config.headDim].every((size) => size % 2 === 0) &&
-    canCallNatively()
-  );
+  // Products in bfloat16 take values in pairs.
+  return [...sizes, base.config.headDim].every((size) => size % 2 === 0) && hasNativeLayers(base);
 }
 
 /** Layers of Llama's. Positions must be those of text: see {@link LayerPass.rope}. */
