@@ -23,7 +23,8 @@ import { downloadRoutes } from './routes/downloads.ts';
 import { futureRoutes } from './routes/futures.ts';
 import { addMetrics } from './routes/metrics.ts';
 import { modelRoutes } from './routes/models.ts';
-import { addOpenAiRoutes, OPENAI_PREFIXES } from './routes/openai/openai-api.ts';
+import { sendOpenAiError } from './routes/openai/error.ts';
+import { addOpenAiRoutes, isOpenAiUrl, OPENAI_PREFIXES } from './routes/openai/openai-api.ts';
 import type { RouteDeps, Routes } from './routes/route.ts';
 import { samplingRoutes } from './routes/sampling.ts';
 import { serviceRoutes } from './routes/service.ts';
@@ -90,7 +91,10 @@ export async function buildApp({
     forceCloseConnections: 'idle',
     routerOptions: { maxParamLength: 1000 },
     exposeHeadRoutes: true,
-    frameworkErrors: (error, request, reply) => void sendError(toApiError(error, request), request, reply),
+    frameworkErrors: (error, request, reply) => {
+      if (isOpenAiUrl(request.url)) sendOpenAiError(error, request, reply);
+      else sendError(toApiError(error, request), request, reply);
+    },
   });
   sendRequestIds(http);
   tracing?.addTo(http);

@@ -267,6 +267,12 @@ onEachDatabase((open) => {
     await expect(complete({ suffix: 'x' })).rejects.toMatchObject({ status: 400, param: 'suffix' });
     await expect(complete({ max_tokens: 512 })).rejects.toMatchObject({ code: 'context_length_exceeded' });
     await expect(openai.get('/embeddings')).rejects.toMatchObject({ status: 404 });
+    // Half an escaped letter: no route is asked.
+    await expect(openai.get('/models/%C3')).rejects.toMatchObject({
+      status: 400,
+      type: 'invalid_request_error',
+      requestID: expect.any(String),
+    });
   });
 
   test('tools, calls and results reach a template that knows them', async () => {

@@ -2,6 +2,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
 import type { ApiError } from '../../errors.ts';
 import { toApiError } from '../../http/error-handler.ts';
+import { REQUEST_ID_HEADER } from '../../http/logging.ts';
 import { OpenAiRefusal } from '../../services/openai-refusal.ts';
 import type { OpenAiErrorBody } from '../../wire/openai-responses.ts';
 
@@ -21,6 +22,8 @@ export function toErrorBody(
 /** Sends an error in OpenAI's shape. */
 export function sendOpenAiError(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const { error, body } = toErrorBody(thrown, request);
+  // A request that no route could take has passed no hook.
+  reply.header(REQUEST_ID_HEADER, request.id);
   if (error.retryAfter !== undefined) reply.header('retry-after', error.retryAfter);
   return reply
     .code(error.status)

@@ -9,6 +9,10 @@ import { openAiModelRoutes } from './models.ts';
 /** Where the OpenAI-compatible calls are: as most servers have them, and as the Tinker service does. */
 export const OPENAI_PREFIXES = ['/v1', '/oai/api/v1'];
 
+/** For URLs that no route could take. */
+export const isOpenAiUrl = (url: string): boolean =>
+  OPENAI_PREFIXES.some((prefix) => url.startsWith(`${prefix}/`));
+
 /** Adds the OpenAI-compatible calls, with errors in OpenAI's shape. */
 export async function addOpenAiRoutes(scope: FastifyInstance, deps: RouteDeps): Promise<void> {
   scope.setErrorHandler((thrown, request, reply) => sendOpenAiError(thrown, request, reply));
