@@ -40,9 +40,9 @@ template <typename Machine>
 class Pass {
  public:
   Pass(const FusedShape &shape, const FusedInputs &in, float *x)
-      : shape_(shape), in_(in), x_(x), runs_(RunsOf(in.adapter_of_row, shape.rows, in.adapters)), blocks_(BlocksOf(shape, in)), run_of_row_(shape.rows), rank_(LargestRank(in.adapters)),
-        normed_(shape.rows * shape.hidden, shape.narrow), mixed_(shape.rows * OutFeatures(shape, kQ), shape.narrow),
-        gated_(shape.rows * shape.intermediate, shape.narrow) {
+      : shape_(shape), in_(in), x_(x), runs_(RunsOf(in.adapter_of_row, shape.rows, in.adapters)), blocks_(BlocksOf(shape, in)),
+        run_of_row_(shape.rows), rank_(LargestRank(in.adapters)), normed_(shape.rows * shape.hidden, shape.narrow),
+        mixed_(shape.rows * OutFeatures(shape, kQ), shape.narrow), gated_(shape.rows * shape.intermediate, shape.narrow) {
     for (const RowRun &run : runs_)
       for (int64_t i = 0; i < run.count; i++) run_of_row_[run.first + i] = &run;
     for (int module = 0; module < kModules; module++) {

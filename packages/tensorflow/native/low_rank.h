@@ -39,7 +39,9 @@ class Adapter {
   const LowRank &head() const { return head_; }
   int64_t largest_rank() const { return largest_rank_; }
   // Whether every module that is adapted fits a matrix of as many columns and rows.
-  bool Fits(int64_t index, int64_t in, int64_t out) const { return shapes_[index].rank == 0 || (shapes_[index].in == in && shapes_[index].out == out); }
+  bool Fits(int64_t index, int64_t in, int64_t out) const {
+    return shapes_[index].rank == 0 || (shapes_[index].in == in && shapes_[index].out == out);
+  }
   bool HeadFits(int64_t in, int64_t out) const { return head_shape_.rank == 0 || (head_shape_.in == in && head_shape_.out == out); }
 
  private:
