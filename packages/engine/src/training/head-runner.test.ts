@@ -41,12 +41,14 @@ function through(runner: HeadRunner, base: BaseModel, adapter: LoraAdapter | und
 }
 
 /** Differences of logprobs and of gradients, as shares of what is expected. */
-function distances(made: Made, expected: Made): { logprobs: number; grads: number } {
+function distances(made: Made, expected: Made) {
   const norm = (values: Float32Array) => Math.hypot(...values);
   const share = (a: Float32Array, b: Float32Array) => norm(a.map((value, i) => value - b[i]!)) / norm(b);
+  const grads = made.grads.map((values, i) => share(values, expected.grads[i]!));
   return {
     logprobs: share(made.logprobs, expected.logprobs),
-    grads: Math.max(...made.grads.map((values, i) => share(values, expected.grads[i]!))),
+    grads: Math.max(...grads),
+    meanOfGrads: grads.reduce((sum, value) => sum + value, 0) / grads.length,
   };
 }
 
@@ -66,7 +68,7 @@ test.each<Precision>(['fp32', 'bf16', 'int8'])('weights in %s, with and without 
   }
 });
 
-test('products in bfloat16 differ from those in float32 by no more than those of TensorFlow', () => {
+test('products in bfloat16 differ from those in float32 by less than those of TensorFlow', () => {
   const [narrow, wide] = [load('bf16', 'bf16'), load('bf16')];
   const adapter = waveAdapter(narrow, { rank: 4, trainUnembed: true }, 1 / 4);
   const exact = through(compiledHead(wide), wide, adapter);
@@ -74,8 +76,8 @@ test('products in bfloat16 differ from those in float32 by no more than those of
   const compiled = distances(through(compiledHead(narrow), narrow, adapter), exact);
   expect(native.logprobs).toBeGreaterThan(2e-5);
   expect(native.logprobs).toBeLessThan(compiled.logprobs);
-  // On some processors TensorFlow rounds the same factors and adds up in float32 too: then the order of terms decides who is nearer.
-  expect(native.grads).toBeLessThan(1.1 * compiled.grads);
+  // Of all tensors: of a single one TensorFlow's may be nearer by chance, where it adds up in float32 too.
+  expect(native.meanOfGrads).toBeLessThan(compiled.meanOfGrads);
 });
 
 test('a row that is not a number makes no number of its logprobs, and only of those', () => {
