@@ -68,9 +68,11 @@ inline void RotateFrom(int64_t i, float *x, const float *cos, const float *sin, 
 // Sums must stay in registers, which takes loops without counters.
 #define ANNEAL_UNROLL _Pragma("GCC unroll 16")
 
+// Asks for what lies in memory, into the cache's second level: what is on its way to the first takes one of its few places to wait, which the
+// processor's own requests need.
 template <typename T>
 inline void Prefetch(const T *next) {
-  __builtin_prefetch(next);
+  __builtin_prefetch(next, 0, 2);
 }
 
 // The machines differ in their vectors; what they do with them is in machine_vectors.h.
@@ -386,7 +388,7 @@ void Columns(const X *x, const T *const *w, float *y, int64_t m, int64_t k, int6
     return upcoming.next + asked - part;
   };
   int64_t r = 0;
-  if constexpr (kC == 1 && sizeof(X) == 2)
+  if constexpr (kC <= 2 && sizeof(X) == 2)
     for (; r + 8 <= m; r += 8) Machine::template Block<8, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
   for (; r + kR <= m; r += kR) Machine::template Block<kR, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
   for (; r + 2 <= m; r += 2) Machine::template Block<2, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());

@@ -14,12 +14,12 @@ namespace {
 // Rows of W that a thread takes at a time.
 constexpr int64_t kChunk = 48;
 // Of so few rows of x, memory sets the pace: it is fastest row after row of W, and of a few more, where a row of W would keep x waiting,
-// in groups of which the next is asked for line after line. Eight rows in bfloat16 keep all sums of a row of W in registers again.
+// in groups of which the next is asked for line after line. Eight rows in bfloat16 keep all sums of two rows of W in registers.
 constexpr int64_t kByRow = 2;
 constexpr int64_t kInTurn = 4;
-constexpr int64_t kByRowAgain = 8;
-// How far ahead a row of W asks, in its elements.
-constexpr int64_t kAhead = 2048;
+constexpr int64_t kByTwo = 8;
+// How far ahead a row of W asks, in bytes.
+constexpr int64_t kAhead = 8192;
 // Below so many multiplications, waking a helper takes longer than the work.
 constexpr int64_t kWorthSharing = 50'000;
 
@@ -36,10 +36,18 @@ void Chunk(const void *rows_of_x, const void *weights, float *y, int64_t m, int6
   thread_local Floats widened;
   if (widen && widened.size() < static_cast<size_t>(kC * k)) widened.resize(kC * k);
   if constexpr (sizeof(T) != 1)
-    if (m <= kByRow || (sizeof(X) == 2 && m > kInTurn && m <= kByRowAgain)) {
+    if (m <= kByRow) {
       for (int64_t column = begin; column < end; column++) {
         const T *row = static_cast<const T *>(weights) + column * k;
-        Columns<Machine, 1>(x, &row, y + column, m, k, n, {kAhead});
+        Columns<Machine, 1>(x, &row, y + column, m, k, n, {kAhead / sizeof(T)});
+      }
+      return;
+    }
+  if constexpr (sizeof(X) == 2 && sizeof(T) == 2)
+    if (m > kInTurn && m <= kByTwo) {
+      for (int64_t column = begin; column < end; column += 2) {
+        const T *row = static_cast<const T *>(weights) + column * k, *rows[2] = {row, row + k};
+        CountedColumns<Machine, 2>(std::min<int64_t>(2, end - column), x, rows, y + column, m, k, n, {kAhead / sizeof(T)});
       }
       return;
     }

@@ -22,7 +22,7 @@ struct ANNEAL_JOIN(ANNEAL_MACHINE, Tiles) : ANNEAL_MACHINE {
         for (; a < until; a += kStep, b += kC * kLanes) {
           Vector weights[kC];
           ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
-            Prefetch(b + 8 * kC * kLanes + c * kLanes);
+            __builtin_prefetch(b + 8 * kC * kLanes + c * kLanes);
             weights[c] = Load(b + c * kLanes);
           }
           ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
