@@ -14,6 +14,8 @@ namespace {
 
 // Below so many multiplications, waking a helper takes longer than the work.
 constexpr int64_t kWorthSharing = 100'000;
+// How many keys ahead are asked for.
+constexpr int64_t kKeysAhead = 12;
 
 // What queries of one head see: rows of the cache where they lie. Stays with its thread, as large as was ever needed.
 struct Seen {
@@ -38,6 +40,14 @@ struct Seen {
   }
 };
 
+// Some of the rows, which are read soon: without that, memory keeps a few queries waiting. Inlined, since compilers leave out calls of what
+// only asks.
+__attribute__((always_inline)) inline void AskFor(const std::vector<const float *> &rows, int64_t begin, int64_t end, int64_t dim) {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  for (int64_t i = begin; i < std::min<int64_t>(end, rows.size()); i++)
+    for (int64_t j = 0; j < dim; j += kLine) Prefetch(rows[i] + j);
+}
+
 // Scores become shares of the values.
 template <typename Machine>
 void Softmax(float *scores, const float *masks, int64_t n, const float *sink) {
@@ -55,8 +65,10 @@ void Attend(Seen &seen, int64_t key_dim, int64_t value_dim, const Visible *visib
   const int64_t n = seen.keys.size();
   seen.scores.resize(queries * n);
   float *scores = seen.scores.data();
+  AskFor(seen.values, 0, n, value_dim);
   for (int64_t i = 0; i < n; i += Machine::kColumns) {
     const int count = static_cast<int>(std::min<int64_t>(Machine::kColumns, n - i));
+    AskFor(seen.keys, i + kKeysAhead, i + kKeysAhead + count, key_dim);
     CountedColumns<Machine, Machine::kColumns>(count, q, seen.keys.data() + i, scores + i, queries, key_dim, n, {});
   }
   for (int64_t r = 0; r < queries; r++) {

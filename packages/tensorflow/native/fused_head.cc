@@ -96,7 +96,7 @@ void Head(const HeadInputs &in, float *logits, const HeadResults &to) {
         for (int64_t i = 0; i < run.count; i++) {
           const LowRank &update = run.adapter->head();
           const float *u = reduced.data() + run.first * largest + i * update.rank;
-          AddUpdate<Machine>(update, u, run.adapter->scale, begin, vocab, logits + (run.first + i) * vocab + begin, count);
+          AddUpdate<Machine>(update, u, run.adapter->scale, begin, logits + (run.first + i) * vocab + begin, count);
         }
     });
   ForEach(in.rows, in.rows * vocab, [&](int64_t row) { ReadRow<Machine>(in, row, logits + row * vocab, to); });

@@ -107,8 +107,7 @@ class Pass {
     const LowRank &update = Update(*adapter, module);
     if (update.rank == 0) return;
     const int64_t n = OutFeatures(shape_, module);
-    anneal::AddUpdate<Machine>(update, Reduced(module, row, update.rank), adapter->scale, begin, n, Out(module) + row * n + begin,
-                               end - begin);
+    anneal::AddUpdate<Machine>(update, Reduced(module, row, update.rank), adapter->scale, begin, Out(module) + row * n + begin, end - begin);
   }
 
   // One head of a row's queries, keys or values, ready to meet the others.

@@ -26,8 +26,10 @@ void Put(const AdapterMatrices &from, const LowRank &to) {
       reinterpret_cast<float *>(block)[i] = value;
   };
   for (int64_t i = 0; i < from.rank * from.in; i++) put(to.a, i, from.a[i]);
-  for (int64_t row = 0; row < from.out; row++)
-    for (int64_t i = 0; i < from.rank; i++) put(to.b, i * from.out + row, from.b[row * from.rank + i]);
+  for (int64_t row = 0; row < from.out; row++) {
+    const int64_t in_panel = row % kUpdatePanel, panel = (row - in_panel) * from.rank;
+    for (int64_t i = 0; i < from.rank; i++) put(to.b, panel + i * kUpdatePanel + in_panel, from.b[row * from.rank + i]);
+  }
 }
 
 }  // namespace
@@ -45,7 +47,7 @@ Adapter::Adapter(const std::vector<AdapterMatrices> &layers, const AdapterMatric
   std::vector<std::pair<int64_t, int64_t>> places;
   for (const AdapterMatrices &m : all) {
     const int64_t a = take(m.rank * m.in);
-    places.push_back({a, take(m.rank * m.out)});
+    places.push_back({a, take(m.rank * ((m.out + kUpdatePanel - 1) / kUpdatePanel * kUpdatePanel))});
     largest_rank_ = std::max(largest_rank_, m.rank);
   }
   block_ = TakeBlock(bytes);

@@ -11,7 +11,8 @@
 
 namespace anneal {
 
-// y += scale · (x aᵀ) b: a [rank, in], b [rank, out], in float32 or bfloat16; rank 0 where a module is not adapted.
+// y += scale · (x aᵀ) b: a [rank, in], b [rank, out] in panels as AddLowRank reads it, in float32 or bfloat16; rank 0 where a module is not
+// adapted.
 struct LowRank {
   const void *a, *b;
   WeightType type;
@@ -76,13 +77,13 @@ inline int64_t LargestRank(const std::vector<const Adapter *> &adapters) {
   return largest;
 }
 
-// y += scale · u b of `count` columns of b, from `begin` on; a row of b has `out` values.
+// y += scale · u b of `count` columns of b, from `begin` on.
 template <typename Machine>
-void AddUpdate(const LowRank &update, const float *u, float scale, int64_t begin, int64_t out, float *y, int64_t count) {
+void AddUpdate(const LowRank &update, const float *u, float scale, int64_t begin, float *y, int64_t count) {
   if (update.type == WeightType::kBfloat16)
-    Machine::AddLowRank(u, update.rank, scale, static_cast<const uint16_t *>(update.b) + begin, out, y, count);
+    Machine::AddLowRank(u, update.rank, scale, static_cast<const uint16_t *>(update.b), begin, y, count);
   else
-    Machine::AddLowRank(u, update.rank, scale, static_cast<const float *>(update.b) + begin, out, y, count);
+    Machine::AddLowRank(u, update.rank, scale, static_cast<const float *>(update.b), begin, y, count);
 }
 
 }  // namespace anneal

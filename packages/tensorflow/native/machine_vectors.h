@@ -110,13 +110,17 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
   }
 
   template <typename B>
-  ANNEAL_TARGET static void AddLowRank(const float *u, int64_t rank, float scale, const B *b, int64_t stride, float *y, int64_t n) {
-    int64_t from = 0;
-    for (; from + 8 * kLanes <= n; from += 8 * kLanes) AddColumns<8>(u, rank, scale, b + from, stride, y + from);
-    for (; from + kMixed * kLanes <= n; from += kMixed * kLanes) AddColumns<kMixed>(u, rank, scale, b + from, stride, y + from);
-    for (; from + kLanes <= n; from += kLanes) AddColumns<1>(u, rank, scale, b + from, stride, y + from);
-    for (; from < n; from++)
-      for (int64_t i = 0; i < rank; i++) y[from] += u[i] * scale * Widen(b[i * stride + from]);
+  ANNEAL_TARGET static void AddLowRank(const float *u, int64_t rank, float scale, const B *b, int64_t begin, float *y, int64_t n) {
+    for (int64_t end = begin + n; begin < end;) {
+      const int64_t from = begin % kUpdatePanel, count = std::min(kUpdatePanel - from, end - begin);
+      const B *panel = b + (begin - from) * rank + from;
+      int64_t at = 0;
+      if (count == kUpdatePanel) at = AddAll<kUpdatePanel / kLanes>(u, rank, scale, panel, y);
+      for (; at + kLanes <= count; at += kLanes) AddColumns<1>(u, rank, scale, panel + at, y + at);
+      for (; at < count; at++)
+        for (int64_t i = 0; i < rank; i++) y[at] += u[i] * scale * Widen(panel[i * kUpdatePanel + at]);
+      begin += count, y += count;
+    }
   }
 
   ANNEAL_TARGET static void Norm(const float *x, const float *weight, float *y, int64_t n, float eps) {
@@ -155,13 +159,24 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
   // Below -87 the sigmoid is as at -87, which is less than float32 tells from zero beside any other value.
   ANNEAL_TARGET static Vector Silu(Vector x) { return Over(x, TimesPlus(All(1), All(1), Exp(Minus(Zero(), Most(All(-87.0f), x))))); }
 
+  // A whole panel, as many of its columns at a time as registers hold.
+  template <int kVectors, typename B>
+  ANNEAL_TARGET static int64_t AddAll(const float *u, int64_t rank, float scale, const B *b, float *y) {
+    constexpr int kC = kVectors < 8 ? kVectors : 8;
+    for (int64_t at = 0; at < kUpdatePanel; at += kC * kLanes) AddColumns<kC>(u, rank, scale, b + at, y + at);
+    return kUpdatePanel;
+  }
+
+  // Asks for the same columns of the next panel.
   template <int kC, typename B>
-  ANNEAL_TARGET static void AddColumns(const float *u, int64_t rank, float scale, const B *b, int64_t stride, float *y) {
+  ANNEAL_TARGET static void AddColumns(const float *u, int64_t rank, float scale, const B *b, float *y) {
+    constexpr int64_t kLine = 64 / sizeof(B);
     Vector sums[kC];
     ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[c] = Load(y + c * kLanes);
-    for (int64_t i = 0; i < rank; i++) {
+    for (int64_t i = 0; i < rank; i++, b += kUpdatePanel) {
       const Vector share = All(u[i] * scale);
-      ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[c] = TimesPlus(share, Load(b + i * stride + c * kLanes), sums[c]);
+      ANNEAL_UNROLL for (int64_t line = 0; line < kC * kLanes; line += kLine) Prefetch(b + rank * kUpdatePanel + line);
+      ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[c] = TimesPlus(share, Load(b + c * kLanes), sums[c]);
     }
     ANNEAL_UNROLL for (int c = 0; c < kC; c++) Store(y + c * kLanes, sums[c]);
   }

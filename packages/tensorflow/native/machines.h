@@ -60,7 +60,7 @@ inline void RotateFrom(int64_t i, float *x, const float *cos, const float *sin, 
 // Largest: of n values, at least one; whether what is not a number counts is left open.
 // ExpSum: y = exp((x - most) · scale) of n values x, and their sum. In place where y is x.
 // Mix: y[r] = Σ p[r * n + i] · v[i] over n rows v[i] of `dim` values, for kR rows of p and y.
-// AddLowRank: y += scale · Σ u[i] · b[i] over `rank` rows b[i], which lie `stride` apart, of n values.
+// AddLowRank: y += scale · Σ u[i] · b[i] over `rank` rows b[i], of which n values from `begin` on; b lies in panels, see kUpdatePanel.
 // Norm: y = x / sqrt(mean(x²) + eps) · weight. In place where y is x.
 // GateTimes: gate = gate · sigmoid(gate) · up.
 // Rotate: pairs (x[i], x[half + i]) turn by the angle whose cosine and sine are given.
@@ -74,6 +74,9 @@ template <typename T>
 inline void Prefetch(const T *next) {
   __builtin_prefetch(next, 0, 2);
 }
+
+// Columns of an adapter's b that lie together, [rank, kUpdatePanel] after each other, so that memory is read in one direction.
+constexpr int64_t kUpdatePanel = 64;
 
 // The machines differ in their vectors; what they do with them is in machine_vectors.h.
 
