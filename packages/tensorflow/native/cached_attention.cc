@@ -18,8 +18,9 @@ constexpr int64_t kWorthSharing = 100'000;
 constexpr int64_t kKeysAhead = 12;
 
 // What queries of one head see: rows of the cache where they lie. Stays with its thread, as large as was ever needed.
+template <typename K>
 struct Seen {
-  std::vector<const float *> keys, values;
+  std::vector<const K *> keys, values;
   Floats masks, scores;
 
   static Seen &Empty() {
@@ -28,13 +29,13 @@ struct Seen {
     return seen;
   }
 
-  void Add(const float *key, const float *value, float mask) {
+  void Add(const K *key, const K *value, float mask) {
     keys.push_back(key);
     values.push_back(value);
     masks.push_back(mask);
   }
 
-  void AddUnmasked(const float *mask, const float *key_rows, const float *value_rows, int64_t count, const AttentionShape &shape) {
+  void AddUnmasked(const float *mask, const K *key_rows, const K *value_rows, int64_t count, const AttentionShape &shape) {
     for (int64_t i = 0; i < count; i++)
       if (mask[i] >= kMasked) Add(key_rows + i * shape.key_dim, value_rows + i * shape.value_dim, mask[i]);
   }
@@ -42,8 +43,9 @@ struct Seen {
 
 // Some of the rows, which are read soon: without that, memory keeps a few queries waiting. Inlined, since compilers leave out calls of what
 // only asks.
-__attribute__((always_inline)) inline void AskFor(const std::vector<const float *> &rows, int64_t begin, int64_t end, int64_t dim) {
-  constexpr int64_t kLine = 64 / sizeof(float);
+template <typename K>
+__attribute__((always_inline)) inline void AskFor(const std::vector<const K *> &rows, int64_t begin, int64_t end, int64_t dim) {
+  constexpr int64_t kLine = 64 / sizeof(K);
   for (int64_t i = begin; i < std::min<int64_t>(end, rows.size()); i++)
     for (int64_t j = 0; j < dim; j += kLine) Prefetch(rows[i] + j);
 }
@@ -59,8 +61,8 @@ void Softmax(float *scores, const float *masks, int64_t n, const float *sink) {
 }
 
 // q [queries, key_dim], y [queries, value_dim]; each query sees what `visible` says, or all, and has one of the `sinks`, if any.
-template <typename Machine>
-void Attend(Seen &seen, int64_t key_dim, int64_t value_dim, const Visible *visible, const float *sinks, int64_t queries, const float *q,
+template <typename Machine, typename K>
+void Attend(Seen<K> &seen, int64_t key_dim, int64_t value_dim, const Visible *visible, const float *sinks, int64_t queries, const float *q,
             float *y) {
   const int64_t n = seen.keys.size();
   seen.scores.resize(queries * n);
@@ -79,35 +81,46 @@ void Attend(Seen &seen, int64_t key_dim, int64_t value_dim, const Visible *visib
     std::fill(row + own.end, row + n, 0.0f);
   }
   constexpr int kR = Machine::kRows;
-  const float *const *values = seen.values.data();
+  const K *const *values = seen.values.data();
   int64_t r = 0;
   for (; r + kR <= queries; r += kR) Machine::template Mix<kR>(scores + r * n, values, y + r * value_dim, n, value_dim);
   for (; r + 2 <= queries; r += 2) Machine::template Mix<2>(scores + r * n, values, y + r * value_dim, n, value_dim);
   if (r < queries) Machine::template Mix<1>(scores + r * n, values, y + r * value_dim, n, value_dim);
 }
 
-using AttendFn = decltype(&Attend<Generic>);
+template <typename K>
+using AttendFn = decltype(&Attend<Generic, K>);
 
-AttendFn BestAttend() {
+template <typename K>
+AttendFn<K> BestAttend() {
 #if defined(__x86_64__)
-  if (ThisMachine() == Machine::kAvx512) return Attend<Avx512>;
-  if (ThisMachine() == Machine::kAvx2) return Attend<Avx2>;
+  if (ThisMachine() == Machine::kAvx512) return Attend<Avx512, K>;
+  if (ThisMachine() == Machine::kAvx2) return Attend<Avx2, K>;
 #endif
-  return Attend<Generic>;
+  return Attend<Generic, K>;
 }
 
-const AttendFn kAttend = BestAttend();
+template <typename K>
+const AttendFn<K> kAttend = BestAttend<K>();
 
 // One head's queries of one sequence: q [group, key_dim], y [group, value_dim].
 void AttendSlot(const AttentionShape &shape, const AttentionInputs &in, int64_t head, int64_t slot, const float *q, float *y) {
-  Seen &seen = Seen::Empty();
+  Seen<float> &seen = Seen<float>::Empty();
   const int64_t at = head * shape.slots + slot, past = at * shape.capacity, recent = at * shape.recent;
   seen.AddUnmasked(in.past_mask + slot * shape.capacity, in.past_keys + past * shape.key_dim, in.past_values + past * shape.value_dim,
                    shape.capacity, shape);
   seen.AddUnmasked(in.recent_mask + slot * shape.recent, in.recent_keys + recent * shape.key_dim,
                    in.recent_values + recent * shape.value_dim, shape.recent, shape);
   const float *sinks = in.sinks ? in.sinks + head * shape.group : nullptr;
-  kAttend(seen, shape.key_dim, shape.value_dim, nullptr, sinks, shape.group, q, y);
+  kAttend<float>(seen, shape.key_dim, shape.value_dim, nullptr, sinks, shape.group, q, y);
+}
+
+template <typename K>
+void AttendTo(const KeyRun *runs, int64_t count, int64_t dim, const Visible *visible, int64_t queries, const float *q, float *y) {
+  Seen<K> &seen = Seen<K>::Empty();
+  for (const KeyRun *run = runs; run < runs + count; run++)
+    for (int64_t i = 0; i < run->count; i++) seen.Add(static_cast<const K *>(run->keys) + i * dim, static_cast<const K *>(run->values) + i * dim, 0);
+  kAttend<K>(seen, dim, dim, visible, nullptr, queries, q, y);
 }
 
 }  // namespace
@@ -123,11 +136,10 @@ void CachedAttention(const AttentionShape &shape, const AttentionInputs &inputs,
   for (int64_t index = 0; index < count; index++) work(index);
 }
 
-void AttendRuns(const KeyRun *runs, int64_t count, int64_t dim, const Visible *visible, int64_t queries, const float *q, float *y) {
-  Seen &seen = Seen::Empty();
-  for (const KeyRun *run = runs; run < runs + count; run++)
-    for (int64_t i = 0; i < run->count; i++) seen.Add(run->keys + i * dim, run->values + i * dim, 0);
-  kAttend(seen, dim, dim, visible, nullptr, queries, q, y);
+void AttendRuns(const KeyRun *runs, int64_t count, WeightType type, int64_t dim, const Visible *visible, int64_t queries, const float *q,
+                float *y) {
+  if (type == WeightType::kBfloat16) return AttendTo<uint16_t>(runs, count, dim, visible, queries, q, y);
+  AttendTo<float>(runs, count, dim, visible, queries, q, y);
 }
 
 }  // namespace anneal

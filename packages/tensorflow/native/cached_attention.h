@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "skinny_matmul.h"
+
 namespace anneal {
 
 struct AttentionShape {
@@ -31,9 +33,9 @@ constexpr float kMasked = -5e8f;
 // One query of every head of every sequence: q [heads, slots, group, key_dim], y [heads, slots, group, value_dim].
 void CachedAttention(const AttentionShape &shape, const AttentionInputs &inputs, const float *q, float *y);
 
-// Neighbouring positions of one head: [count, dim] each.
+// Neighbouring positions of one head: [count, dim] each, in float32 or bfloat16 as those of all runs.
 struct KeyRun {
-  const float *keys, *values;
+  const void *keys, *values;
   int64_t count;
 };
 
@@ -43,7 +45,7 @@ struct Visible {
 };
 
 // `queries` queries of one head see the same runs, each what `visible` says: q and y [queries, dim].
-void AttendRuns(const KeyRun *runs, int64_t count, int64_t dim, const Visible *visible, int64_t queries, const float *q, float *y);
+void AttendRuns(const KeyRun *runs, int64_t count, WeightType type, int64_t dim, const Visible *visible, int64_t queries, const float *q, float *y);
 
 }  // namespace anneal
 

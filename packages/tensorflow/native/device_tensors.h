@@ -31,6 +31,16 @@ class DeviceTensors {
     return static_cast<float *>(Data(handle));
   }
 
+  // `count` values in bfloat16 or float32; null for an id below zero.
+  void *Positions(int32_t id, int64_t count, bool narrow, const char *what) {
+    if (!narrow || id < 0) return Floats(id, count, what);
+    TFE_TensorHandle *handle = Find(id, what);
+    if (!handle) return nullptr;
+    if (TFE_TensorHandleDataType(handle) == TF_BFLOAT16 && Count(handle) == count) return Data(handle);
+    Refuse(std::string(what) + " is not bfloat16 of " + std::to_string(count) + " values");
+    return nullptr;
+  }
+
   // All values of a float32 tensor.
   anneal::FloatSpan AllFloats(int32_t id, const char *what) {
     TFE_TensorHandle *handle = Find(id, what);
@@ -76,20 +86,23 @@ class DeviceTensors {
     return Data(handle);
   }
 
-  // float32 of [heads, ..., dim] as rows of heads; heads and dim of zero: any number of them, which is returned there.
-  anneal::RowPart Rows(int32_t id, int64_t *heads, int64_t *dim) {
+  // float32 or, where it is taken, bfloat16 of [heads, ..., dim] as rows of heads; heads and dim of zero: any number of them, which is returned
+  // there.
+  anneal::RowPart Rows(int32_t id, bool takes_narrow, int64_t *heads, int64_t *dim) {
     TFE_TensorHandle *handle = Find(id, "a part");
     if (!handle) return {};
     const int rank = TFE_TensorHandleNumDims(handle, status_.status);
     const int64_t first = rank < 3 ? 0 : TFE_TensorHandleDim(handle, 0, status_.status);
     const int64_t last = rank < 3 ? 0 : TFE_TensorHandleDim(handle, rank - 1, status_.status);
     const bool fits = (*heads == 0 || *heads == first) && (*dim == 0 || *dim == last);
-    if (TFE_TensorHandleDataType(handle) != TF_FLOAT || first < 1 || last < 1 || !fits) {
-      Refuse("a part is not float32 of [heads, ..., dim] like the others");
+    const TF_DataType dtype = TFE_TensorHandleDataType(handle);
+    const bool is_narrow = dtype == TF_BFLOAT16;
+    if ((dtype != TF_FLOAT && !(takes_narrow && is_narrow)) || first < 1 || last < 1 || !fits) {
+      Refuse(std::string("a part is not float32") + (takes_narrow ? " or bfloat16" : "") + " of [heads, ..., dim] like the others");
       return {};
     }
     *heads = first, *dim = last;
-    return {static_cast<const float *>(Data(handle)), Count(handle) / (first * last)};
+    return {Data(handle), is_narrow ? anneal::WeightType::kBfloat16 : anneal::WeightType::kFloat32, Count(handle) / (first * last)};
   }
 
   void Refuse(const std::string &failure) {

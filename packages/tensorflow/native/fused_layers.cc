@@ -140,13 +140,27 @@ class Pass {
   void FinishRow(int64_t head, int64_t row) {
     const int64_t dim = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
     const LayerCache &cache = in_.caches[layer_];
-    const int64_t at = (head * shape_.recent + in_.places[row].own) * dim;
-    memcpy(cache.recent_keys + at, FinishHead(kK, row, head), dim * sizeof(float));
-    memcpy(cache.recent_values + at, FinishHead(kV, row, head), dim * sizeof(float));
+    const int64_t place = head * shape_.recent + in_.places[row].own;
+    Keep(FinishHead(kK, row, head), place, cache.recent_keys);
+    Keep(FinishHead(kV, row, head), place, cache.recent_values);
     for (int64_t i = 0; i < group; i++) {
       float *q = FinishHead(kQ, row, head * group + i);
       for (int64_t j = 0; j < dim; j++) q[j] *= shape_.attention_scale;
     }
+  }
+
+  // Positions from `first` on, of which a head's have `dim` values each.
+  const void *At(const void *positions, int64_t first) const {
+    return static_cast<const char *>(positions) + first * shape_.head_dim * (shape_.narrow_cache ? sizeof(uint16_t) : sizeof(float));
+  }
+
+  // A key or value goes to its place in the cache.
+  void Keep(const float *head, int64_t place, void *positions) {
+    const int64_t dim = shape_.head_dim;
+    if (shape_.narrow_cache)
+      Machine::NarrowRow(head, static_cast<uint16_t *>(positions) + place * dim, dim);
+    else
+      memcpy(static_cast<float *>(positions) + place * dim, head, dim * sizeof(float));
   }
 
   void AttendBlock(int64_t head, const RowBlock &block) {
@@ -160,11 +174,11 @@ class Pass {
     }
     const LayerCache &cache = in_.caches[layer_];
     const int64_t past = all.past_end - all.past_begin;
-    const int64_t first_past = (head * shape_.past + all.past_begin) * dim, first_recent = (head * shape_.recent + all.recent_begin) * dim;
+    const int64_t first_past = head * shape_.past + all.past_begin, first_recent = head * shape_.recent + all.recent_begin;
     KeyRun runs[2];
     int64_t count = 0;
-    if (past > 0) runs[count++] = {cache.past_keys + first_past, cache.past_values + first_past, past};
-    runs[count++] = {cache.recent_keys + first_recent, cache.recent_values + first_recent, all.recent_end - all.recent_begin};
+    if (past > 0) runs[count++] = {At(cache.past_keys, first_past), At(cache.past_values, first_past), past};
+    runs[count++] = {At(cache.recent_keys, first_recent), At(cache.recent_values, first_recent), all.recent_end - all.recent_begin};
 
     thread_local Floats q, y;
     thread_local std::vector<Visible> visible;
@@ -176,7 +190,7 @@ class Pass {
       const int64_t begin = own.past_begin < own.past_end ? own.past_begin - all.past_begin : past + own.recent_begin - all.recent_begin;
       std::fill_n(visible.begin() + i * group, group, Visible{begin, past + own.recent_end - all.recent_begin});
     }
-    AttendRuns(runs, count, dim, visible.data(), queries, q.data(), y.data());
+    AttendRuns(runs, count, shape_.narrow_cache ? WeightType::kBfloat16 : WeightType::kFloat32, dim, visible.data(), queries, q.data(), y.data());
     for (int64_t i = 0; i < block.count; i++) {
       float *mixed = HeadsOf(mixed_.values(), block.first + i, head);
       memcpy(mixed, y.data() + i * wide, wide * sizeof(float));

@@ -21,8 +21,8 @@ struct FusedShape : LayerSizes {
   // Positions of the cache's two parts: those that are only read, and those among which this call's are.
   int64_t past, recent;
   float eps, attention_scale;
-  // Whether matrices in bfloat16 are multiplied by x in bfloat16.
-  bool narrow;
+  // Whether matrices in bfloat16 are multiplied by x in bfloat16, and whether the cache is in bfloat16.
+  bool narrow, narrow_cache;
 };
 
 // Where a row looks, and where its key and value go; as the call takes them. Neighbours of one sequence follow its order, and each sees
@@ -31,10 +31,10 @@ struct RowPlace {
   int32_t past_begin, past_end, recent_begin, recent_end, own;
 };
 
-// [kv_heads, past or recent, head_dim]; no past where nobody looks there.
+// [kv_heads, past or recent, head_dim], in float32 or bfloat16; no past where nobody looks there.
 struct LayerCache {
-  const float *past_keys, *past_values;
-  float *recent_keys, *recent_values;
+  const void *past_keys, *past_values;
+  void *recent_keys, *recent_values;
 };
 
 struct FusedInputs {

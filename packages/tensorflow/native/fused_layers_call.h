@@ -12,10 +12,10 @@ namespace {
 constexpr int kIdsOfCache = 4;
 
 anneal::LayerCache CacheOf(const int32_t *ids, const anneal::FusedShape &shape, DeviceTensors *tensors) {
-  float *parts[kIdsOfCache];
+  void *parts[kIdsOfCache];
   for (int i = 0; i < kIdsOfCache; i++) {
     const int64_t positions = i < 2 ? shape.past : shape.recent;
-    parts[i] = tensors->Floats(ids[i], shape.kv_heads * positions * shape.head_dim, "a part of the cache");
+    parts[i] = tensors->Positions(ids[i], shape.kv_heads * positions * shape.head_dim, shape.narrow_cache, "a part of the cache");
     if (!parts[i] && positions > 0) tensors->Refuse("a part of the cache is missing");
   }
   return {parts[0], parts[1], parts[2], parts[3]};
@@ -55,7 +55,8 @@ napi_value FusedLayers(napi_env env, napi_callback_info info) {
                                  sizes[6],
                                  static_cast<float>(Double(env, of("normEps"))),
                                  static_cast<float>(Double(env, of("attentionScale"))),
-                                 Bool(env, of("bfloat16Products"))};
+                                 Bool(env, of("bfloat16Products")),
+                                 Bool(env, of("bfloat16Cache"))};
   for (int i = 0; i < 7; i++)
     if (sizes[i] < 1 && i != 5) return Fail(env, "fusedLayers: sizes are positive");
   if (shape.past < 0 || shape.heads % shape.kv_heads != 0 || shape.head_dim % 2 != 0)

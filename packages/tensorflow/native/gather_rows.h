@@ -6,19 +6,24 @@
 #include <cstdint>
 #include <vector>
 
+#include "skinny_matmul.h"
+
 namespace anneal {
 
-// [heads, rows, dim]
+// [heads, rows, dim], in float32 or bfloat16.
 struct RowPart {
-  const float *values;
+  const void *values;
+  WeightType type;
   int64_t rows;
 };
 
-// to [heads, count, dim]: of each head, row i is the row index[i] of the parts' rows put one after the other.
+// to [heads, count, dim]: of each head, row i is the row index[i] of the parts' rows put one after the other. In bfloat16 rows of float32 are
+// rounded to it; in float32 there are no others.
 struct RowGather {
   std::vector<RowPart> parts;
   int64_t heads, dim;
-  float *to;
+  WeightType type;
+  void *to;
 };
 
 // All by one index of `count` rows, each of which is there.

@@ -96,15 +96,15 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
     return sum;
   }
 
-  template <int kR>
-  ANNEAL_TARGET static void Mix(const float *p, const float *const *v, float *y, int64_t n, int64_t dim) {
+  template <int kR, typename V>
+  ANNEAL_TARGET static void Mix(const float *p, const V *const *v, float *y, int64_t n, int64_t dim) {
     int64_t from = 0;
     for (; from + kMixed * kLanes <= dim; from += kMixed * kLanes) MixColumns<kR, kMixed>(p, v, y, n, dim, from);
     for (; from + kLanes <= dim; from += kLanes) MixColumns<kR, 1>(p, v, y, n, dim, from);
     for (; from < dim; from++)
       for (int r = 0; r < kR; r++) {
         float sum = 0;
-        for (int64_t i = 0; i < n; i++) sum += p[r * n + i] * v[i][from];
+        for (int64_t i = 0; i < n; i++) sum += p[r * n + i] * Widen(v[i][from]);
         y[r * dim + from] = sum;
       }
   }
@@ -181,8 +181,8 @@ struct ANNEAL_MACHINE : ANNEAL_JOIN(ANNEAL_MACHINE, Vectors) {
     ANNEAL_UNROLL for (int c = 0; c < kC; c++) Store(y + c * kLanes, sums[c]);
   }
 
-  template <int kR, int kC>
-  ANNEAL_TARGET static void MixColumns(const float *p, const float *const *v, float *y, int64_t n, int64_t dim, int64_t from) {
+  template <int kR, int kC, typename V>
+  ANNEAL_TARGET static void MixColumns(const float *p, const V *const *v, float *y, int64_t n, int64_t dim, int64_t from) {
     Vector sums[kR][kC];
     ANNEAL_UNROLL for (int r = 0; r < kR; r++)
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = Zero();

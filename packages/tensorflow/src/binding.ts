@@ -63,6 +63,8 @@ export interface FusedLayersCall {
   embedScale: number;
   /** Whether weights in bfloat16 are multiplied as such. */
   bfloat16Products: boolean;
+  /** Whether the cache is in bfloat16. */
+  bfloat16Cache: boolean;
   /** Whether the result is [rows, 1, hidden], and not [rows, hidden]. */
   asSteps: boolean;
   /** One per row. */
@@ -206,8 +208,15 @@ export interface GraphBinding {
    * New tensors [heads, ...middle, dim] of rows from parts [heads, ..., dim]. For the CPU.
    * @param ids Of each new tensor's parts in turn
    * @param index For each of its rows, which of the parts' rows it is, counted through
+   * @param narrow They are in bfloat16, as parts may be then, too.
    */
-  gatherRows(ids: Int32Array, parts: number, index: Int32Array, middle: Int32Array): number[];
+  gatherRows(
+    ids: Int32Array,
+    parts: number,
+    index: Int32Array,
+    middle: Int32Array,
+    narrow: boolean,
+  ): number[];
   graphNew(): number;
   graphDelete(graph: number): void;
   graphPlaceholder(graph: number, dtype: number, shape: number[] | null): GraphNode;

@@ -33,7 +33,7 @@ export {
   fusedLayers,
   layerWeightIds,
 } from './fused-layers.ts';
-export { gatherRows } from './gather-rows.ts';
+export { gatherRows, type RowStorage } from './gather-rows.ts';
 export { type GroupedMatMulOptions, groupedMatMul } from './grouped-matmul.ts';
 export { annealCacheDir } from './install/cache-dir.ts';
 export { type TensorflowSetupCode, TensorflowSetupError } from './install/errors.ts';

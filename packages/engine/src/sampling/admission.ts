@@ -3,7 +3,7 @@ import type { CacheShape } from '../models/architecture.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
 import type { FairTurns } from './fair-turns.ts';
 import type { Job, PrefillGroup } from './job.ts';
-import { cacheBytes, windowOf } from './kv-cache.ts';
+import { type CacheLayout, cacheBytes, windowOf } from './kv-cache.ts';
 import { MIN_SHARED, type PrefixCache, type PrefixHit } from './prefix-cache.ts';
 import { wantsPromptScores } from './prompt-scores.ts';
 
@@ -16,8 +16,9 @@ export interface AdmissionLimits {
   pieceTokens: number;
   /** Prompt tokens that one prefill takes on, padding included. */
   prefillTokens: number;
-  /** Whether layers are fused: then prompts of any adapters and lengths go together, without padding, and steps write in place. */
+  /** Whether layers are fused: then prompts of any adapters and lengths go together, without padding. */
   fused: boolean;
+  layout: CacheLayout;
 }
 
 /** What decodes at present: its sequences, and the positions for which each slot has room. */
@@ -102,8 +103,10 @@ export class Admission {
 
   /** @param longest Tokens of the longest prompt that would join; every slot has room for as many. */
   #fitsMemory(longest: number, slots: number, capacity: number): boolean {
-    const positions = Math.max(capacity, bucketWidth(longest + windowOf(slots, this.#limits.fused)));
-    return cacheBytes(this.#shapes, slots, positions) <= this.#limits.kvBudgetBytes;
+    const positions = Math.max(capacity, bucketWidth(longest + windowOf(slots, this.#limits.layout)));
+    return (
+      cacheBytes(this.#shapes, slots, positions, this.#limits.layout.storage) <= this.#limits.kvBudgetBytes
+    );
   }
 }
 

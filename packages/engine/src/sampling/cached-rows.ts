@@ -1,6 +1,9 @@
 /** What caches hold of a layer, in the layout that they gather from. */
-import type { Tensor } from '@anneal/tensorflow';
+import type { RowStorage, Tensor } from '@anneal/tensorflow';
 import type { StateTensors } from '../layers/recurrent-state.ts';
+
+/** Bytes of a value of keys and values. */
+export const ROW_BYTES: Record<RowStorage, number> = { float32: 4, bfloat16: 2 };
 
 /** Keys [heads, positions, key dim] and values [heads, positions, value dim]. */
 export type KeysAndValues = {

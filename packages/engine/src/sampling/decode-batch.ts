@@ -30,7 +30,7 @@ export class DecodeBatch {
    * @param decoder The one that will take the steps
    */
   constructor(base: BaseModel, shapes: CacheShape[], decoder: Decoder) {
-    this.#cache = new KvCache(shapes, { inPlace: decoder.fused });
+    this.#cache = new KvCache(shapes, decoder.layout);
     this.#batchAdapters = new BatchAdapters(base, decoder);
   }
 

@@ -12,10 +12,10 @@ import type { BatchedAdapters } from './batch-adapters.ts';
 import { extensionMask } from './cached-attention.ts';
 import type { CachedLayer, PrefilledRows } from './cached-rows.ts';
 import { FusedHead } from './fused-head.ts';
-import { FusedLayers, layersFuse } from './fused-layers.ts';
+import { FusedLayers, layersFuse, rowStorage } from './fused-layers.ts';
 import { type HeadOutput, type HeadRequest, type HeadTree, headOutputs } from './head-outputs.ts';
 import { KeptAdapters } from './kept-adapters.ts';
-import type { KvCache } from './kv-cache.ts';
+import type { CacheLayout, KvCache } from './kv-cache.ts';
 import {
   createLayerFunctions,
   type DecodeAttention,
@@ -60,6 +60,11 @@ export class Decoder {
   /** Whether tokens without images go through all layers at once: then prompts of several adapters can be prefilled together. */
   get fused(): boolean {
     return this.#fusedLayers !== undefined;
+  }
+
+  /** How keys and values are to be kept. */
+  get layout(): CacheLayout {
+    return { inPlace: this.fused, storage: this.fused ? rowStorage(this.#base) : 'float32' };
   }
 
   get vocabSize(): number {

@@ -17,7 +17,7 @@ import { PromptRows } from './prompt-rows.ts';
 const LENGTHS = [5, 9, 2, 7, 3];
 const WIDTH = 16;
 /** What the recent window holds. */
-const IN_PLACE_STEPS = windowOf(LENGTHS.length, true);
+const IN_PLACE_STEPS = windowOf(LENGTHS.length, { inPlace: true, storage: 'float32' });
 
 /** One of another rank, one without attention, and one twice; the base model between them. */
 function adaptersOf(base: BaseModel): (LoraAdapter | undefined)[] {
@@ -39,7 +39,7 @@ const stacked = (base: BaseModel, rows: (LoraAdapter | undefined)[]) => ({
 /** Steps of the same sequences, with ids that do not depend on what is computed: each step's rows, and the last cache. */
 function stepsOf(base: BaseModel, rows: (LoraAdapter | undefined)[], fuse: boolean, count: number) {
   const decoder = new Decoder(base, { xla: false, fuse });
-  const cache = new KvCache(base.cacheShapes(), { inPlace: fuse });
+  const cache = new KvCache(base.cacheShapes(), decoder.layout);
   const adapters = new BatchAdapters(base, decoder);
   const prefilled = new Decoder(base, { xla: false, fuse: false }).prefill(
     promptsOf(base),
@@ -82,7 +82,7 @@ function promptsThrough(base: BaseModel, rows: (LoraAdapter | undefined)[], fuse
   const adapters = stacked(base, [rows[0]]);
   const first = decoder.prefill([long.subarray(0, 40)], adapters);
   const before = {
-    rows: PromptRows.joined(undefined, first.cached, { row: 0, count: 40, capacity: 48 }),
+    rows: PromptRows.joined(undefined, first.cached, { row: 0, count: 40, capacity: 48, ...decoder.layout }),
     length: 37,
   };
   const second = decoder.extend(long.subarray(37), before, adapters);
@@ -153,7 +153,12 @@ test.each(['fp32', 'bf16'] as const)(
     });
     expect(tf.slice(beside.x, [67, 0], [70, -1]).dataSync()).toEqual(alone);
     const first = decoder.prefill([prompt.subarray(0, 33)], mine);
-    const rows = PromptRows.joined(undefined, first.cached, { row: 0, count: 33, capacity: 48 });
+    const rows = PromptRows.joined(undefined, first.cached, {
+      row: 0,
+      count: 33,
+      capacity: 48,
+      ...decoder.layout,
+    });
     const second = decoder.extend(prompt.subarray(33), { rows, length: 33 }, mine);
     expect(tf.concat([first.x, second.x], 0).dataSync()).toEqual(alone);
   },
@@ -163,7 +168,7 @@ test('a call leaves no tensors behind but what it returns', () => {
   const base = BaseModel.load(LLAMA, 'fp32');
   const rows = adaptersOf(base);
   const decoder = new Decoder(base, { xla: false });
-  const cache = new KvCache(base.cacheShapes());
+  const cache = new KvCache(base.cacheShapes(), decoder.layout);
   const adapters = new BatchAdapters(base, decoder);
   const prefill = () => decoder.prefill(promptsOf(base), adapters.of(rows));
   const prefilled = prefill();

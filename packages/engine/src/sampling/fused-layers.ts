@@ -2,7 +2,7 @@
  * Tokens through all layers by one native call, where the model's layers are Llama's and TensorFlow computes on the CPU: steps of a decode
  * batch, prompts of several adapters, pieces of a long one. Each row, which is one token, has an adapter of its own.
  */
-import { filledTensor, fusedLayers, layerWeightIds, type Tensor } from '@anneal/tensorflow';
+import { filledTensor, fusedLayers, layerWeightIds, type RowStorage, type Tensor } from '@anneal/tensorflow';
 import type { LoraAdapter } from '../lora/adapter.ts';
 import type { BaseModel } from '../models/base-model.ts';
 import { hasNativeLayers } from '../models/native-layers.ts';
@@ -42,15 +42,23 @@ export function layersFuse(base: BaseModel): boolean {
   return isUniform && hasNativeLayers(base);
 }
 
+/** How such a model's keys and values are kept: as its products take them. */
+export function rowStorage({ matmulPrecision }: BaseModel): RowStorage {
+  return matmulPrecision === 'bf16' ? 'bfloat16' : 'float32';
+}
+
 export class FusedLayers {
   readonly #base: BaseModel;
   readonly #adapters: KeptAdapters;
+  /** Of all caches' keys and values. */
+  readonly #storage: RowStorage;
   #weights: { of: Record<string, Tensor>[]; ids: Int32Array } | undefined;
 
   /** @param base One for which {@link layersFuse} */
   constructor(base: BaseModel, adapters: KeptAdapters) {
     this.#base = base;
     this.#adapters = adapters;
+    this.#storage = rowStorage(base);
   }
 
   /**
@@ -111,7 +119,7 @@ export class FusedLayers {
     );
     const count = bucketWidth(places.length);
     const fresh = (): Tensor =>
-      filledTensor('float32', [config.numKvHeads, count, config.headDim], (values) => values.fill(0));
+      filledTensor(this.#storage, [config.numKvHeads, count, config.headDim], (values) => values.fill(0));
     const recent = layers.map((): KeysAndValues => ({ k: fresh(), v: fresh() }));
     const x = this.#run(
       {
@@ -144,6 +152,7 @@ export class FusedLayers {
       attentionScale,
       embedScale,
       bfloat16Products: matmulPrecision === 'bf16',
+      bfloat16Cache: this.#storage === 'bfloat16',
       asSteps,
       tokens,
       embed,

@@ -1,5 +1,5 @@
 /** Positions of caches in a new order: one native call on a CPU, a compiled function elsewhere. */
-import { canCallNatively, compile, gatherRows, type Tensor, tf } from '@anneal/tensorflow';
+import { canCallNatively, compile, gatherRows, type RowStorage, type Tensor, tf } from '@anneal/tensorflow';
 
 const gatherCompiled = compile(
   'gather_positions',
@@ -16,11 +16,17 @@ const gatherCompiled = compile(
  * @param parts Of each new tensor, [heads, ..., dim]: their positions are counted through
  * @param index Which of them each new position is
  * @param middle What the index is laid out as
+ * @param storage Of the new tensors; other than float32 only where {@link canCallNatively}
  * @returns Per entry of `parts` [heads, ...middle, dim]
  */
-export function gatherPositions(parts: Tensor[][], index: Int32Array, middle: number[]): Tensor[] {
+export function gatherPositions(
+  parts: Tensor[][],
+  index: Int32Array,
+  middle: number[],
+  storage: RowStorage = 'float32',
+): Tensor[] {
   if (parts.length === 0) return [];
-  if (canCallNatively()) return gatherRows(parts, index, middle);
+  if (canCallNatively()) return gatherRows(parts, index, middle, storage);
   const indices = tf.tensor1d(index, 'int32') as Tensor;
   const made = gatherCompiled({ parts, index: indices, middle });
   indices.dispose();

@@ -9,23 +9,31 @@
  * Layout: past [heads, slots, length, dim], recent [heads, slots, window, dim], keys and values may differ in dim; states
  * [slots, ...].
  */
-import { compile, type Tensor, tf } from '@anneal/tensorflow';
+import { compile, filledTensor, type RowStorage, type Tensor, tf } from '@anneal/tensorflow';
 import { MASKED } from '../layers/attention.ts';
 import type { StateTensors } from '../layers/recurrent-state.ts';
 import type { CacheShape, PositionsShape } from '../models/architecture.ts';
 import { bucketWidth } from '../training/batch-plan.ts';
-import type { CachedLayer, KeysAndValues, PrefilledRows } from './cached-rows.ts';
+import { type CachedLayer, type KeysAndValues, type PrefilledRows, ROW_BYTES } from './cached-rows.ts';
 import type { RowPlace } from './fused-layers.ts';
 import { gatherPositions } from './gather-positions.ts';
 import { PromptRows } from './prompt-rows.ts';
 
 const RECENT = 16;
-const IN_PLACE = { positions: 1024, steps: 64 };
+const IN_PLACE = { steps: 64, valueBytes: 4096 };
+
+/** How keys and values are kept. */
+export interface CacheLayout {
+  /** Whether steps write them where they stay. */
+  inPlace: boolean;
+  storage: RowStorage;
+}
 
 /** Steps that the recent tensors hold. Where steps write in place more of them cost memory alone, of which many slots get less each. */
-export function windowOf(slots: number, inPlace: boolean): number {
+export function windowOf(slots: number, { inPlace, storage }: CacheLayout): number {
   if (!inPlace) return RECENT;
-  return Math.max(RECENT, Math.min(IN_PLACE.steps, Math.floor(IN_PLACE.positions / slots)));
+  const most = Math.floor(IN_PLACE.valueBytes / ROW_BYTES[storage] / slots);
+  return Math.max(RECENT, Math.min(IN_PLACE.steps, most));
 }
 
 /** Where a new slot's past comes from: an old slot, or a prefilled row; and how many positions. */
@@ -50,18 +58,23 @@ const gatherStates = compile(
 );
 
 /** Bytes that slots of so many positions take. */
-export function cacheBytes(shapes: CacheShape[], slots: number, positions: number): number {
-  const values = shapes.map((shape) =>
+export function cacheBytes(
+  shapes: CacheShape[],
+  slots: number,
+  positions: number,
+  storage: RowStorage = 'float32',
+): number {
+  const bytes = shapes.map((shape) =>
     'state' in shape
-      ? Object.values(shape.state).reduce((sum, part) => sum + part.reduce((a, b) => a * b, 1), 0)
-      : shape.heads * (shape.keyDim + shape.valueDim) * positions,
+      ? 4 * Object.values(shape.state).reduce((sum, part) => sum + part.reduce((a, b) => a * b, 1), 0)
+      : ROW_BYTES[storage] * shape.heads * (shape.keyDim + shape.valueDim) * positions,
   );
-  return 4 * slots * values.reduce((sum, count) => sum + count, 0);
+  return slots * bytes.reduce((sum, count) => sum + count, 0);
 }
 
 export class KvCache {
   readonly #shapes: CacheShape[];
-  readonly #inPlace: boolean;
+  readonly #layout: CacheLayout;
   #layers: SlotLayer[] = [];
   slots = 0;
   /** Steps that the recent tensors hold. */
@@ -77,16 +90,16 @@ export class KvCache {
 
   /**
    * @param shapes Per layer
-   * @param options.inPlace Whether steps write their keys and values where they stay
+   * @param layout As the decoder that takes the steps keeps them; replaced by every step, in float32, unless given
    */
-  constructor(shapes: CacheShape[], { inPlace = false }: { inPlace?: boolean } = {}) {
+  constructor(shapes: CacheShape[], layout: CacheLayout = { inPlace: false, storage: 'float32' }) {
     this.#shapes = shapes;
-    this.#inPlace = inPlace;
+    this.#layout = layout;
   }
 
   /** Bytes that the tensors of all slots take. */
   get bytes(): number {
-    return cacheBytes(this.#shapes, this.slots, this.capacity + this.window);
+    return cacheBytes(this.#shapes, this.slots, this.capacity + this.window, this.#layout.storage);
   }
 
   get isFull(): boolean {
@@ -162,12 +175,12 @@ export class KvCache {
     capacity: number,
     prefilled: PrefilledRows | undefined,
   ): void {
-    const gathered = this.#gather(sources, slots, capacity, prefilled);
+    const gathered = this.#gather(sources, [slots, capacity], prefilled);
     this.dispose();
-    this.window = windowOf(slots, this.#inPlace);
+    this.window = windowOf(slots, this.#layout);
     this.#layers = gathered.map(({ positions, state }, layer) =>
       positions
-        ? { past: positions, recent: emptyRecent(this.#shapes[layer] as PositionsShape, slots, this.window) }
+        ? { past: positions, recent: this.#emptyRecent(this.#shapes[layer] as PositionsShape, slots) }
         : { state },
     );
     this.slots = slots;
@@ -181,23 +194,16 @@ export class KvCache {
   extract(slot: number): PromptRows {
     const length = this.length(slot);
     const capacity = bucketWidth(length);
-    const gathered = this.#gather([{ from: 'slot', slot, length }], 1, capacity, undefined);
-    const layers = gathered.map(({ positions, state }): CachedLayer => {
-      if (!positions) return { state };
-      const rows = { k: tf.squeeze(positions.k, [1]) as Tensor, v: tf.squeeze(positions.v, [1]) as Tensor };
-      tf.dispose(positions);
-      return { positions: rows };
-    });
-    return new PromptRows(layers, length, capacity);
+    const layers = this.#gather([{ from: 'slot', slot, length }], [capacity], undefined);
+    return new PromptRows(layers, { length, capacity, storage: this.#layout.storage });
   }
 
-  /** Per layer past [heads, slots, capacity, dim] or state [slots, ...]. */
-  #gather(
-    sources: SlotSource[],
-    slots: number,
-    capacity: number,
-    prefilled: PrefilledRows | undefined,
-  ): CachedLayer[] {
+  /**
+   * Per layer positions [heads, ...middle, dim] or state [slots, ...].
+   * @param middle Slots, which may be left out if there is one, and positions of each
+   */
+  #gather(sources: SlotSource[], middle: number[], prefilled: PrefilledRows | undefined): CachedLayer[] {
+    const [slots, capacity] = [middle.at(-2) ?? 1, middle.at(-1)!];
     const keep = sources.some(({ from }) => from === 'slot');
     const old = (layer: number): SlotLayer => (keep ? this.#layers[layer]! : {});
     const positions = this.#shapes.flatMap((shape, layer) => {
@@ -213,7 +219,7 @@ export class KvCache {
     });
     const index = this.#index(sources, slots, capacity, prefilled);
     const made = {
-      positions: gatherPositions(positions, index, [slots, capacity]),
+      positions: gatherPositions(positions, index, middle, this.#layout.storage),
       states: states.length > 0 ? this.#gatherStates(states, this.#slotIndex(sources, slots)) : [],
     };
     return this.#shapes.map((shape): CachedLayer => {
@@ -269,19 +275,16 @@ export class KvCache {
     });
   }
 
+  #emptyRecent({ heads, keyDim, valueDim }: PositionsShape, slots: number): KeysAndValues {
+    const empty = (dim: number) =>
+      filledTensor(this.#layout.storage, [heads, slots, this.window, dim], (values) => values.fill(0));
+    return { k: empty(keyDim), v: empty(valueDim) };
+  }
+
   dispose(): void {
     tf.dispose(this.#layers);
     this.#layers = [];
     this.slots = 0;
     this.capacity = 0;
   }
-}
-
-function emptyRecent(
-  { heads, keyDim, valueDim }: PositionsShape,
-  slots: number,
-  window: number,
-): KeysAndValues {
-  const empty = (dim: number) => tf.zeros([heads, slots, window, dim]) as Tensor;
-  return { k: empty(keyDim), v: empty(valueDim) };
 }

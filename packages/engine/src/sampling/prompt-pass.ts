@@ -51,7 +51,12 @@ export class PromptPass {
       : this.#decoder.prefill([piece], adapters, placed);
     disposePlaced(placed);
     const capacity = bucketWidth(this.#done + count);
-    const rows = PromptRows.joined(before, cached, { row: 0, count, capacity });
+    const rows = PromptRows.joined(before, cached, {
+      row: 0,
+      count,
+      capacity,
+      storage: this.#decoder.layout.storage,
+    });
     tf.dispose(cached.layers);
     this.#rows?.dispose();
     this.#rows = rows;

@@ -1,6 +1,6 @@
 /** What is kept of one prompt so far: what a prefill in pieces adds to, and what later prompts begin with. */
-import { tf } from '@anneal/tensorflow';
-import type { CachedLayer, PrefilledRows } from './cached-rows.ts';
+import { type RowStorage, type Tensor, tf } from '@anneal/tensorflow';
+import { type CachedLayer, type PrefilledRows, ROW_BYTES } from './cached-rows.ts';
 import { gatherPositions } from './gather-positions.ts';
 
 export class PromptRows {
@@ -9,17 +9,26 @@ export class PromptRows {
   /** Positions that hold something; those beyond are padding. */
   readonly length: number;
   readonly capacity: number;
+  /** Of positions. */
+  readonly storage: RowStorage;
 
-  constructor(layers: CachedLayer[], length: number, capacity: number) {
+  constructor(
+    layers: CachedLayer[],
+    { length, capacity, storage }: { length: number; capacity: number; storage: RowStorage },
+  ) {
     this.layers = layers;
     this.length = length;
     this.capacity = capacity;
+    this.storage = storage;
   }
 
   get bytes(): number {
-    return this.layers
-      .flatMap(({ positions, state }) => Object.values({ ...positions, ...state }))
-      .reduce((sum, { size }) => sum + 4 * size, 0);
+    const sizeOf = (tensors: { [name: string]: Tensor } = {}) =>
+      Object.values(tensors).reduce((sum, { size }) => sum + size, 0);
+    return this.layers.reduce(
+      (sum, { positions, state }) => sum + ROW_BYTES[this.storage] * sizeOf(positions) + 4 * sizeOf(state),
+      0,
+    );
   }
 
   /**
@@ -29,7 +38,12 @@ export class PromptRows {
   static joined(
     before: { rows: PromptRows; length: number } | undefined,
     added: PrefilledRows,
-    { row, count, capacity }: { row: number; count: number; capacity: number },
+    {
+      row,
+      count,
+      capacity,
+      storage = 'float32',
+    }: { row: number; count: number; capacity: number; storage?: RowStorage },
   ): PromptRows {
     const start = (before?.rows.capacity ?? 0) + added.starts[row]!;
     const kept = before?.length ?? 0;
@@ -43,13 +57,13 @@ export class PromptRows {
         return [[...(earlier ? [earlier[kind]] : []), positions[kind]]];
       }),
     );
-    const joined = gatherPositions(pieces, index, [capacity]);
+    const joined = gatherPositions(pieces, index, [capacity], storage);
     const layers = added.layers.map(({ positions, state }): CachedLayer => {
       if (positions) return { positions: { k: joined.shift()!, v: joined.shift()! } };
       const own = Object.entries(state!).map(([name, rows]) => [name, tf.slice(rows, row, 1)]);
       return { state: Object.fromEntries(own) };
     });
-    return new PromptRows(layers, kept + count, capacity);
+    return new PromptRows(layers, { length: kept + count, capacity, storage });
   }
 
   dispose(): void {

@@ -35,7 +35,7 @@ import { PromptRows } from './prompt-rows.ts';
 import { PromptScorer, wantsPromptScores } from './prompt-scores.ts';
 import { Sequence } from './sequence.ts';
 
-export interface SamplerOptions extends Omit<AdmissionLimits, 'pieceTokens' | 'fused'> {
+export interface SamplerOptions extends Omit<AdmissionLimits, 'pieceTokens' | 'fused' | 'layout'> {
   pieceTokens?: number;
   /** Bytes that keys and values of earlier prompts may take. */
   prefixBudgetBytes?: number;
@@ -75,7 +75,8 @@ export class Sampler {
       wholeOnly: shapes.some((shape) => 'state' in shape),
     });
     this.#batch = new DecodeBatch(base, shapes, this.#decoder);
-    const limits = { ...options, pieceTokens: this.#pieceTokens, fused: this.#decoder.fused };
+    const { fused, layout } = this.#decoder;
+    const limits = { ...options, pieceTokens: this.#pieceTokens, fused, layout };
     this.#admission = new Admission(limits, shapes, this.#prefixes, this.#turns);
   }
 
@@ -213,10 +214,12 @@ export class Sampler {
     });
     const last = prompts.map(({ length }, row) => cached.starts[row]! + length - 1);
     this.#start(group, { x, last }, cached);
+    const { storage } = this.#decoder.layout;
     group.forEach(({ job: { key, adapter } }, row) => {
       const count = key.length;
       if (count < MIN_SHARED) return;
-      const rows = PromptRows.joined(undefined, cached, { row, count, capacity: bucketWidth(count) });
+      const capacity = bucketWidth(count);
+      const rows = PromptRows.joined(undefined, cached, { row, count, capacity, storage });
       this.#prefixes.put(adapter, key, rows);
     });
     tf.dispose([x, cached.layers]);
