@@ -17,11 +17,12 @@ constexpr int64_t kWorthSharing = 100'000;
 // How many keys ahead are asked for.
 constexpr int64_t kKeysAhead = 12;
 
-// What queries of one head see: rows of the cache where they lie. Stays with its thread, as large as was ever needed.
+// What queries of one head see: rows of the cache where they lie, and what is added to their scores, if anything. Stays with its thread, as
+// large as was ever needed.
 template <typename K>
 struct Seen {
   std::vector<const K *> keys, values;
-  Floats masks, scores;
+  Floats masks, scores, factors;
 
   static Seen &Empty() {
     thread_local Seen seen;
@@ -29,15 +30,20 @@ struct Seen {
     return seen;
   }
 
-  void Add(const K *key, const K *value, float mask) {
-    keys.push_back(key);
-    values.push_back(value);
-    masks.push_back(mask);
+  // `count` rows of `dim` values each.
+  void AddRows(const K *key_rows, const K *value_rows, int64_t count, int64_t dim) {
+    const size_t first = keys.size();
+    keys.resize(first + count), values.resize(first + count);
+    for (int64_t i = 0; i < count; i++) keys[first + i] = key_rows + i * dim, values[first + i] = value_rows + i * dim;
   }
 
   void AddUnmasked(const float *mask, const K *key_rows, const K *value_rows, int64_t count, const AttentionShape &shape) {
-    for (int64_t i = 0; i < count; i++)
-      if (mask[i] >= kMasked) Add(key_rows + i * shape.key_dim, value_rows + i * shape.value_dim, mask[i]);
+    for (int64_t i = 0; i < count; i++) {
+      if (mask[i] < kMasked) continue;
+      keys.push_back(key_rows + i * shape.key_dim);
+      values.push_back(value_rows + i * shape.value_dim);
+      masks.push_back(mask[i]);
+    }
   }
 };
 
@@ -50,14 +56,17 @@ __attribute__((always_inline)) inline void AskFor(const std::vector<const K *> &
     for (int64_t j = 0; j < dim; j += kLine) Prefetch(rows[i] + j);
 }
 
-// Scores become shares of the values.
+// Scores become their exponentials beside the largest; returned is what those, as shares, have to be multiplied by.
 template <typename Machine>
-void Softmax(float *scores, const float *masks, int64_t n, const float *sink) {
-  float most = sink ? *sink : -INFINITY;
-  for (int64_t i = 0; i < n; i++) most = std::max(most, scores[i] += masks[i]);
+float Softmax(float *scores, const float *masks, int64_t n, const float *sink) {
+  if (n == 0) return 0;
+  if (masks)
+    for (int64_t i = 0; i < n; i++) scores[i] += masks[i];
+  float most = Machine::Largest(scores, n);
+  if (sink) most = std::max(most, *sink);
   float sum = Machine::ExpSum(scores, scores, n, most, 1);
   if (sink) sum += std::exp(*sink - most);
-  for (int64_t i = 0; i < n; i++) scores[i] /= sum;
+  return 1 / sum;
 }
 
 // q [queries, key_dim], y [queries, value_dim]; each query sees what `visible` says, or all, and has one of the `sinks`, if any.
@@ -65,7 +74,7 @@ template <typename Machine, typename K>
 void Attend(Seen<K> &seen, int64_t key_dim, int64_t value_dim, const Visible *visible, const float *sinks, int64_t queries, const float *q,
             float *y) {
   const int64_t n = seen.keys.size();
-  seen.scores.resize(queries * n);
+  seen.scores.resize(queries * n), seen.factors.resize(queries);
   float *scores = seen.scores.data();
   AskFor(seen.values, 0, n, value_dim);
   for (int64_t i = 0; i < n; i += Machine::kColumns) {
@@ -77,7 +86,8 @@ void Attend(Seen<K> &seen, int64_t key_dim, int64_t value_dim, const Visible *vi
     const Visible own = visible ? visible[r] : Visible{0, n};
     float *row = scores + r * n;
     std::fill(row, row + own.begin, 0.0f);
-    Softmax<Machine>(row + own.begin, seen.masks.data() + own.begin, own.end - own.begin, sinks ? sinks + r : nullptr);
+    const float *masks = seen.masks.empty() ? nullptr : seen.masks.data() + own.begin;
+    seen.factors[r] = Softmax<Machine>(row + own.begin, masks, own.end - own.begin, sinks ? sinks + r : nullptr);
     std::fill(row + own.end, row + n, 0.0f);
   }
   constexpr int kR = Machine::kRows;
@@ -86,6 +96,8 @@ void Attend(Seen<K> &seen, int64_t key_dim, int64_t value_dim, const Visible *vi
   for (; r + kR <= queries; r += kR) Machine::template Mix<kR>(scores + r * n, values, y + r * value_dim, n, value_dim);
   for (; r + 2 <= queries; r += 2) Machine::template Mix<2>(scores + r * n, values, y + r * value_dim, n, value_dim);
   if (r < queries) Machine::template Mix<1>(scores + r * n, values, y + r * value_dim, n, value_dim);
+  for (r = 0; r < queries; r++)
+    for (int64_t i = 0; i < value_dim; i++) y[r * value_dim + i] *= seen.factors[r];
 }
 
 template <typename K>
@@ -119,7 +131,7 @@ template <typename K>
 void AttendTo(const KeyRun *runs, int64_t count, int64_t dim, const Visible *visible, int64_t queries, const float *q, float *y) {
   Seen<K> &seen = Seen<K>::Empty();
   for (const KeyRun *run = runs; run < runs + count; run++)
-    for (int64_t i = 0; i < run->count; i++) seen.Add(static_cast<const K *>(run->keys) + i * dim, static_cast<const K *>(run->values) + i * dim, 0);
+    seen.AddRows(static_cast<const K *>(run->keys), static_cast<const K *>(run->values), run->count, dim);
   kAttend<K>(seen, dim, dim, visible, nullptr, queries, q, y);
 }
 

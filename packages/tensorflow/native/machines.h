@@ -332,10 +332,20 @@ struct Avx512Bfloat16 : Avx512 {
   template <int kR, int kC>
   ANNEAL_TARGET static void Block(const uint16_t *x, const uint16_t *const *w, float *y, int64_t k, int64_t n, int64_t ahead,
                                   const char *next) {
-    constexpr int64_t kPairs = 2 * kLanes, kVector = kPairs * sizeof(uint16_t);
+    constexpr int64_t kVector = 2 * kLanes * sizeof(uint16_t);
     const int64_t apart = kC > 1 ? (w[kC > 1] - w[0]) * sizeof(uint16_t) : 0;
-    const char *asked = next ? next : reinterpret_cast<const char *>(w[0] + ahead);
-    const int64_t each = next ? kVector : apart, step = next ? kC * kVector : kVector;
+    if (next) return AskingBlock<kR, kC, true>(x, w, y, k, n, next, kVector, kC * kVector);
+    if (ahead > 0) return AskingBlock<kR, kC, true>(x, w, y, k, n, reinterpret_cast<const char *>(w[0] + ahead), apart, kVector);
+    AskingBlock<kR, kC, false>(x, w, y, k, n, nullptr, 0, 0);
+  }
+
+ private:
+  // With each vector of all rows of W it asks for as many lines, `each` bytes apart, and `step` bytes further on with the next. Asking takes
+  // a twentieth of the time of what is in the cache.
+  template <int kR, int kC, bool kAsks>
+  ANNEAL_TARGET static void AskingBlock(const uint16_t *x, const uint16_t *const *w, float *y, int64_t k, int64_t n, const char *asked,
+                                        int64_t each, int64_t step) {
+    constexpr int64_t kPairs = 2 * kLanes;
     Vector sums[kR][kC];
     ANNEAL_UNROLL for (int r = 0; r < kR; r++)
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = Zero();
@@ -343,10 +353,10 @@ struct Avx512Bfloat16 : Avx512 {
     for (; i + kPairs <= k; i += kPairs) {
       __m512bh weights[kC];
       ANNEAL_UNROLL for (int c = 0; c < kC; c++) {
-        Prefetch(asked + c * each);
+        if (kAsks) Prefetch(asked + c * each);
         weights[c] = (__m512bh)_mm512_loadu_si512(w[c] + i);
       }
-      asked += step;
+      if (kAsks) asked += step;
       ANNEAL_UNROLL for (int r = 0; r < kR; r++) {
         const __m512bh values = (__m512bh)_mm512_loadu_si512(x + r * k + i);
         ANNEAL_UNROLL for (int c = 0; c < kC; c++) sums[r][c] = _mm512_dpbf16_ps(sums[r][c], values, weights[c]);
@@ -391,11 +401,13 @@ void Columns(const X *x, const T *const *w, float *y, int64_t m, int64_t k, int6
     return upcoming.next + asked - part;
   };
   int64_t r = 0;
+  // Twice: a request is dropped where too many wait.
+  const auto ahead = [&] { return sizeof(X) == 2 && r >= 2 * kR ? 0 : upcoming.ahead; };
   if constexpr (kC <= 2 && sizeof(X) == 2)
-    for (; r + 8 <= m; r += 8) Machine::template Block<8, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
-  for (; r + kR <= m; r += kR) Machine::template Block<kR, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
-  for (; r + 2 <= m; r += 2) Machine::template Block<2, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
-  if (r < m) Machine::template Block<1, kC>(x + r * k, w, y + r * n, k, n, upcoming.ahead, next());
+    for (; r + 8 <= m; r += 8) Machine::template Block<8, kC>(x + r * k, w, y + r * n, k, n, ahead(), next());
+  for (; r + kR <= m; r += kR) Machine::template Block<kR, kC>(x + r * k, w, y + r * n, k, n, ahead(), next());
+  for (; r + 2 <= m; r += 2) Machine::template Block<2, kC>(x + r * k, w, y + r * n, k, n, ahead(), next());
+  if (r < m) Machine::template Block<1, kC>(x + r * k, w, y + r * n, k, n, ahead(), next());
 }
 
 // `count` rows of W, at most kC.
