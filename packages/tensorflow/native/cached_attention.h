@@ -45,7 +45,8 @@ struct Visible {
 };
 
 // `queries` queries of one head see the same runs, each what `visible` says: q and y [queries, dim].
-void AttendRuns(const KeyRun *runs, int64_t count, WeightType type, int64_t dim, const Visible *visible, int64_t queries, const float *q, float *y);
+void AttendRuns(const KeyRun *runs, int64_t count, WeightType type, int64_t dim, const Visible *visible, int64_t queries, const float *q,
+                float *y);
 
 }  // namespace anneal
 
